@@ -1,0 +1,26 @@
+# One command before every commit: make check. PYTHON chooses the environment.
+PYTHON ?= python
+
+.PHONY: check format lint types test fix
+
+check: format lint types test
+
+format:
+	$(PYTHON) -m ruff format --check .
+
+lint:
+	$(PYTHON) -m ruff check .
+
+# mypy follows the file tree, so it is shown the tree that is installed: kernels/ inside gpucodec/.
+types:
+	@rm -rf build/types && mkdir -p build/types/gpucodec
+	@ln -s $(CURDIR)/gpucodec/* build/types/gpucodec/
+	@ln -s $(CURDIR)/kernels build/types/gpucodec/kernels
+	cd build/types && $(PYTHON) -m mypy --config-file $(CURDIR)/pyproject.toml -p gpucodec
+
+test:
+	$(PYTHON) -m pytest
+
+fix:
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .

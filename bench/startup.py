@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a newcomer waits for: import, first compile, first call.
+
+Every figure comes from fresh processes. *Import* is ``import gpucodec`` in a started interpreter
+and includes NumPy. *Cold* is the first encode and decode of every data type with an empty
+compile cache, *warm* the first encode and decode of one bfloat16 array with a filled one; both
+include importing Numba, which the first call does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from . import levels
+
+IMPORTS: Final = 9
+WARM_STARTS: Final = 5
+HEAVY: Final = ("numba", "torch", "cupy", "zarr")
+IMPORT_PROBE: Final = """
+import sys, time
+begin = time.perf_counter()
+import numpy
+middle = time.perf_counter()
+import gpucodec
+end = time.perf_counter()
+print(end - begin, end - middle, *[name for name in {heavy!r} if name in sys.modules])
+"""
+
+
+def first_calls(names: list[str]) -> dict[str, Any]:
+    """Seconds (wall, CPU) of the first encode and decode of each data type, in this process."""
+    import time
+
+    import ml_dtypes
+    import numpy as np
+
+    import gpucodec
+
+    seconds = {}
+    values = np.random.default_rng(0).normal(size=3 * (1 << 16) + 5)
+    for name in names:
+        array = (100 * values).astype(getattr(ml_dtypes, name, name))
+        wall, cpu = time.perf_counter(), time.process_time()
+        decoded = gpucodec.decode(gpucodec.encode(array, threads=1), threads=1)
+        seconds[name] = (time.perf_counter() - wall, time.process_time() - cpu)
+        assert decoded.tobytes() == array.tobytes(), name
+    return seconds
+
+
+def imports() -> dict[str, Any]:
+    """Median seconds of the import, and heavy modules that it pulled in."""
+    probe = IMPORT_PROBE.format(heavy=HEAVY)
+    lines = [
+        subprocess.run(
+            [sys.executable, "-c", probe], check=True, capture_output=True, text=True
+        ).stdout.split()
+        for _ in range(IMPORTS)
+    ]
+    return {
+        "seconds": statistics.median(float(line[0]) for line in lines),
+        "without_numpy": statistics.median(float(line[1]) for line in lines),
+        "heavy": sorted({name for line in lines for name in line[2:]}),
+    }
+
+
+def measure_startup() -> dict[str, Any]:
+    from gpucodec.kernels import spec
+
+    names = ["bfloat16", *(d.name for d in spec.DTYPES if d.name != "bfloat16")]
+    with tempfile.TemporaryDirectory() as cache:
+
+        def child(which: list[str]) -> Any:
+            return levels.run("bench.startup", ["--first", *which], NUMBA_CACHE_DIR=cache)
+
+        cold = child(names)
+        warm = [child(names[:1])["bfloat16"] for _ in range(WARM_STARTS)]
+        warm_all = child(names)
+    return {
+        "import": imports(),
+        "cold_first": cold["bfloat16"],
+        "cold_all": [sum(column) for column in zip(*cold.values(), strict=True)],
+        "warm_first": [statistics.median(column) for column in zip(*warm, strict=True)],
+        "warm_all": [sum(column) for column in zip(*warm_all.values(), strict=True)],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.startup", description=__doc__)
+    parser.add_argument("--first", nargs="*", help="time first calls of these types here")
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    figures = first_calls(options.first) if options.first else measure_startup()
+    options.json.write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

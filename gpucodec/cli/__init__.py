@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. Commands are thin; each loads what it needs when it runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from .. import __version__
+from ..errors import CorruptionError, GpucodecError
+from ..threads import set_threads
+from .errors import INTERRUPTED, CommandError, DamagedError
+
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+CODEC_NAMES = ("gpucodec", "zstd", "blosc", "gzip", "none")
+
+
+class Commands(click.Group):
+    """A group whose commands end in one line on stderr, whatever goes wrong."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run, and turn what a person can do something about into exit codes."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # other packages' advice is for programmers
+                return super().invoke(ctx)
+        except CorruptionError as error:
+            raise DamagedError(str(error)) from error
+        except (GpucodecError, OSError) as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise CommandError("interrupted", INTERRUPTED) from error
+
+
+def _path(*, exists: bool) -> click.Path:
+    return click.Path(exists=exists, path_type=Path)
+
+
+force = click.option(
+    "--force", is_flag=True, help="Replace DST if it exists, once the new one is complete."
+)
+
+
+@click.group(cls=Commands, context_settings=HELP)
+@click.version_option(__version__, package_name="gpucodec")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use; all CPUs by default.")
+def main(threads: int | None) -> None:
+    """Store tensors smaller, without losing a bit.
+
+    Files: .safetensors, .pt .pth .bin (torch.save), .npy, .npz. Stores: zarr.
+    """
+    if threads is not None:
+        set_threads(threads)
+    _terminate_cleanly()
+
+
+def _terminate_cleanly() -> None:
+    """Let SIGTERM unwind like Ctrl-C, so that no partial output stays behind."""
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: the host program decides
+        return
+
+
+@main.command()
+@click.argument("src", type=_path(exists=True))
+@click.argument("dst", type=_path(exists=False))
+@click.option(
+    "--check", is_flag=True, help="Read DST back and compare every bit before it appears."
+)
+@force
+def compress(src: Path, dst: Path, *, check: bool, force: bool) -> None:
+    """Write the tensors of SRC as a zarr store DST.
+
+    SRC is a file or a zarr store.
+    """
+    from . import files, stores
+
+    started = time.perf_counter()
+    contents = files.read(src)
+    if contents.kind == "zarr":
+        _copy(src, dst, "gpucodec", force=force)
+        return
+    _write(src, dst, contents, check=check, force=force)
+    opened = stores.open_store(dst)
+    stored = sum(map(opened.size, opened.keys))
+    _report(src, dst, contents.nbytes, stored, time.perf_counter() - started)
+
+
+def _write(src: Path, dst: Path, contents: Any, *, check: bool, force: bool) -> None:
+    from . import check as checks
+    from . import output, stores
+    from .console import progress
+
+    with output.replacing(dst, force=force) as partial:
+        with progress(f"compress {src.name}", contents.nbytes) as done:
+            stores.write(partial, contents.watched(done), "gpucodec")
+        if check:
+            with progress(f"check {dst.name}", contents.nbytes) as done:
+                written = stores.read(stores.open_store(partial))
+                for difference in checks.same(contents.watched(done), written):
+                    raise DamagedError(difference)
+
+
+@main.command()
+@click.argument("src", type=_path(exists=True))
+@click.argument("dst", type=_path(exists=False))
+@force
+def decompress(src: Path, dst: Path, *, force: bool) -> None:
+    """Write the tensors of a zarr store SRC as a file DST, bit for bit.
+
+    The name of DST says which kind: .safetensors, .pt .pth .bin, .npy or .npz.
+    """
+    from . import files, output, stores
+    from .console import progress
+
+    started = time.perf_counter()
+    write = files.writer(dst)
+    opened = stores.open_store(src)
+    contents = stores.read(opened)
+    with (
+        output.replacing(dst, force=force) as partial,
+        progress(f"decompress {src.name}", contents.nbytes) as done,
+    ):
+        write(partial, contents.watched(done))
+    stored = sum(map(opened.size, opened.keys))
+    _report(src, dst, stored, contents.nbytes, time.perf_counter() - started)
+
+
+@main.command()
+@click.argument("src", type=_path(exists=True))
+@click.argument("dst", type=_path(exists=False))
+@click.option(
+    "--codec", type=click.Choice(CODEC_NAMES), required=True, help="How DST is compressed."
+)
+@force
+def copy(src: Path, dst: Path, *, codec: str, force: bool) -> None:
+    """Copy a zarr store, with another codec.
+
+    With zstd, blosc, gzip or none, DST can be read without gpucodec. Groups, attributes, chunks,
+    shards, data types and fill values stay as they are; DST has zarr format 3.
+    """
+    _copy(src, dst, codec, force=force)
+
+
+def _copy(src: Path, dst: Path, codec: str, *, force: bool) -> None:
+    from . import output, stores, transcode
+    from .console import progress
+
+    started = time.perf_counter()
+    opened = stores.open_store(src)
+    total = sum(array.nbytes for array in opened.arrays.values())
+    with output.replacing(dst, force=force) as partial, progress(f"copy {src.name}", total) as done:
+        transcode.copy(opened, partial, codec, done)
+    before, after = (sum(map(store.size, store.keys)) for store in (opened, stores.open_store(dst)))
+    _report(src, dst, before, after, time.perf_counter() - started)
+
+
+@main.command()
+@click.argument("path", type=_path(exists=True))
+def inspect(path: Path) -> None:
+    """Show what is in a store or a frame: types, shapes, coders, ratios."""
+    from . import stores, survey
+    from .console import survey as show
+
+    if path.is_file() and path.suffix != ".zip":
+        show([survey.of_frame(path)])
+    else:
+        show(list(survey.of_store(stores.open_store(path))))
+
+
+@main.command()
+@click.argument("path", type=_path(exists=True))
+def verify(path: Path) -> None:
+    """Decode everything in a store or a frame, check every hash, keep nothing.
+
+    The exit code is 1 if anything is damaged or missing.
+    """
+    from . import check, stores
+    from .console import progress, say
+
+    if path.is_file() and path.suffix != ".zip":
+        check.frame(path)
+        say(f"{path}: sound")
+        return
+    opened = stores.open_store(path)
+    total = sum(array.nbytes for array in opened.arrays.values())
+    with progress(f"verify {path.name}", total) as done:
+        findings = list(check.store(opened, done))
+    for finding in findings:
+        click.echo(f"error: {finding}", err=True)
+    if findings:
+        raise DamagedError(f"{path}: {len(findings)} chunks are damaged or missing")
+    n_chunks = sum(len(stores.chunk_keys(array)) for array in opened.arrays.values())
+    say(f"{path}: sound, {len(opened.arrays)} arrays, {n_chunks} chunks")
+
+
+@main.command()
+@click.argument("file", type=_path(exists=True))
+@click.option(
+    "--mib", type=click.IntRange(1), default=64, show_default=True, help="Sample of FILE to use."
+)
+def bench(file: Path, mib: int) -> None:
+    """Measure gpucodec beside other compressors on your own FILE.
+
+    One thread, the same bytes for all, in turns. What is not installed is named:
+    pip install 'gpucodec[bench]' brings all of them.
+    """
+    from . import race
+
+    race.run(file, mib << 20)
+
+
+@main.command()
+@click.argument("file", type=_path(exists=True), required=False)
+@click.option(
+    "--steps", type=click.IntRange(1), default=200, show_default=True, help="Training steps."
+)
+@click.option(
+    "--keep", type=_path(exists=False), help="Write checkpoint and store into this folder."
+)
+def demo(file: Path | None, steps: int, keep: Path | None) -> None:
+    """Compress a checkpoint, read it back with plain zarr, compare every bit.
+
+    Without FILE, a small language model is trained first, on the sources of Python itself.
+    """
+    from .. import demo as demonstration
+
+    demonstration.run(file, steps, keep)
+
+
+def _report(src: Path, dst: Path, before: int, after: int, seconds: float) -> None:
+    from .console import rate, say, size
+
+    ratio = before / max(1, after)
+    speed = rate(max(before, after), seconds)
+    say(f"{src} {size(before)} -> {dst} {size(after)}, ratio {ratio:.3f}, {seconds:.1f} s, {speed}")

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decode everything once and say what could not be."""
+
+from __future__ import annotations
+
+import mmap
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from ..codec import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from .stores import Store
+    from .tensors import Contents
+
+
+def frame(path: Path) -> None:
+    """Verify a file that is one frame. Raises GpucodecError."""
+    with path.open("rb") as file:
+        if not file.seek(0, 2):
+            verify(b"")
+        verify(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def store(opened: Store, done: Callable[[int], None]) -> Iterator[str]:
+    """Yield a sentence for each chunk (or shard) that is missing or does not decode."""
+    for path, array in opened.arrays.items():
+        missing = set(opened.missing(array))
+        for key, region in _chunks(array):
+            if key in missing:
+                yield f"{key} is missing"
+                continue
+            try:
+                values = array[region]
+            except Exception as error:  # noqa: BLE001 - each codec has its own
+                yield f"{key}, {_words(region)} of {path or 'the array'}: {error}"
+            else:
+                done(getattr(values, "nbytes", 0))
+
+
+def same(contents: Contents, other: Contents) -> Iterator[str]:
+    """Yield a sentence for each tensor of `contents` that `other` has not bit for bit."""
+    from .tensors import as_bytes
+
+    others = {tensor.name: tensor for tensor in other.tensors}
+    for tensor in contents.tensors:
+        twin = others.get(tensor.name)
+        if twin is None or (twin.shape, twin.dtype) != (tensor.shape, tensor.dtype):
+            yield f"{tensor.name} is not there as {tensor.shape} of {tensor.dtype}"
+            continue
+        step = twin.row_step
+        for (rows, piece), (_, copy) in zip(tensor.pieces(step), twin.pieces(step), strict=True):
+            if not (as_bytes(piece) == as_bytes(copy)).all():
+                yield f"{tensor.name} differs in rows {rows.start} to {rows.stop}"
+                break
+
+
+def _chunks(array: Any) -> Iterator[tuple[str, tuple[slice, ...]]]:
+    from .stores import chunk_keys
+
+    shape, sizes = array.shape, array.shards or array.chunks
+    counts = [range(-(-n // c)) for n, c in zip(shape, sizes, strict=True)]
+    for key, chunk in zip(chunk_keys(array), product(*counts), strict=True):
+        region = tuple(
+            slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(chunk, sizes, shape, strict=True)
+        )
+        yield key, region
+
+
+def _words(region: tuple[slice, ...]) -> str:
+    return "[" + ", ".join(f"{part.start}:{part.stop}" for part in region) + "]"

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Zarr stores as sources and targets, read so that nothing missing or wrong goes unseen."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import RangeByteRequest
+from zarr.buffer import default_buffer_prototype
+
+from ..views import carrier
+from . import layout
+from .errors import CommandError, DamagedError
+from .output import interrupts_held
+from .tensors import Contents, Tensor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .tensors import Array
+
+CODECS = ("gpucodec", "zstd", "blosc", "gzip", "none")
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened store: its root and the arrays in it by path ("" for an array at the root)."""
+
+    path: Path
+    root: zarr.Group | zarr.Array[Any]
+    arrays: dict[str, zarr.Array[Any]]
+    groups: dict[str, zarr.Group]
+    keys: frozenset[str]
+    note: dict[str, Any] | None
+
+    def missing(self, array: zarr.Array[Any]) -> list[str]:
+        """Keys of chunks (or shards) that should be there and are not."""
+        if self.note is None:
+            return []  # elsewhere a missing chunk stands for the fill value
+        return [key for key in chunk_keys(array) if key not in self.keys]
+
+    def fetch(self, key: str, n_bytes: int | None = None) -> bytes:
+        """A value of the store, or its first `n_bytes`."""
+        part = None if n_bytes is None else RangeByteRequest(0, n_bytes)
+        got = asyncio.run(self.root.store.get(key, default_buffer_prototype(), part))
+        if got is None:
+            raise DamagedError(f"{self.path}: {key} is missing")
+        return got.to_bytes()
+
+    def size(self, key: str) -> int:
+        """Bytes of a value of the store."""
+        return asyncio.run(self.root.store.getsize(key))
+
+
+def open_store(path: Path) -> Store:
+    """Open for reading, and look whether all arrays that were written are there.
+
+    Raises
+    ------
+    CommandError
+        Not a zarr store.
+    DamagedError
+        Metadata cannot be read, or an array is missing.
+
+    """
+    if not path.exists():
+        raise CommandError(f"{path} does not exist")
+    try:
+        root = zarr.open(path, mode="r")
+        members = [] if isinstance(root, zarr.Array) else root.members(max_depth=None)
+        nodes = dict(sorted(members))
+        keys = asyncio.run(_keys(root.store))
+    except FileNotFoundError as error:
+        raise CommandError(f"{path} is no zarr store") from error
+    except Exception as error:  # zarr raises whatever its parsers stumble upon
+        raise DamagedError(f"{path}: metadata cannot be read: {error}") from error
+    arrays = {path: node for path, node in nodes.items() if isinstance(node, zarr.Array)}
+    groups = {path: node for path, node in nodes.items() if isinstance(node, zarr.Group)}
+    if isinstance(root, zarr.Array):
+        arrays[""] = root
+    note = layout.recall(root.attrs)
+    if note is not None:
+        for name, where in note["tensors"].items():
+            if where not in arrays:
+                raise DamagedError(f"{path}: array {where} of tensor {name} is missing")
+    for array in arrays.values():
+        _refuse_pickles(array)
+    return Store(path, root, arrays, groups, keys, note)
+
+
+def read(store: Store) -> Contents:
+    """The store's tensors, by the names they had in the file they came from."""
+    if store.note is None:
+        named = {path or "array": array for path, array in store.arrays.items()}
+        kind, extra = "zarr", {}
+    else:
+        extra = {k: v for k, v in store.note.items() if k not in {"layout", "kind", "tensors"}}
+        kind = store.note["kind"]
+        named = {name: store.arrays[path] for name, path in store.note["tensors"].items()}
+    return Contents(kind, [tensor(store, array, name) for name, array in named.items()], extra)
+
+
+def tensor(store: Store, array: zarr.Array[Any], name: str) -> Tensor:
+    """An array of the store, whose reads fail as `DamagedError`."""
+    dtype = array.dtype
+    step = (array.shards or array.chunks)[0] if array.shape else 1
+    return Tensor(name, dtype, array.shape, lambda: _Rows(store, array), step)
+
+
+class _Rows:
+    """An array that is read by rows and says which could not be."""
+
+    def __init__(self, store: Store, array: zarr.Array[Any]) -> None:
+        missing = store.missing(array)
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DamagedError(f"{store.path}: chunk {missing[0]} is missing{more}")
+        self.store = store
+        self.array = array
+
+    def __getitem__(self, rows: Any) -> Array:
+        try:
+            return np.asarray(self.array[rows])
+        except Exception as error:  # each codec has its own
+            where = f"rows {rows.start} to {rows.stop}" if isinstance(rows, slice) else "the value"
+            raise DamagedError(
+                f"{self.store.path}: {where} of {self.array.path or 'the array'}: {error}"
+            ) from error
+
+
+def write(path: Path, contents: Contents, codec: str) -> None:
+    """Write tensors as a new store in the project's layout."""
+    paths = layout.array_paths(tensor.name for tensor in contents.tensors)
+    note = layout.remember(contents.kind, paths, contents.extra)
+    root = zarr.create_group(path, zarr_format=3, attributes=note)
+    for source in contents.tensors:
+        chunks = layout.chunk_shape(source.shape, source.dtype.itemsize)
+        array = root.create_array(
+            paths[source.name],
+            shape=source.shape,
+            dtype=source.dtype,
+            chunks=chunks,
+            config={"write_empty_chunks": True},
+            **codec_arguments(codec, source.dtype),
+        )
+        fill(array, source)
+
+
+def fill(array: zarr.Array[Any], source: Tensor) -> None:
+    """Write all of a tensor, whole chunks (or shards) at a time.
+
+    zarr writes from a thread of its own, which an interrupt would leave running.
+    """
+    step = (array.shards or array.chunks)[0] if array.shape else 1
+    for rows, piece in source.pieces(step):
+        with interrupts_held():
+            array[rows if array.shape else ()] = piece
+
+
+def codec_arguments(codec: str, dtype: Any) -> dict[str, Any]:
+    """What `create_array` needs to encode with one of `CODECS`.
+
+    Types that gpucodec does not take get zarr's own codecs.
+    """
+    from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+
+    match codec:
+        case "gpucodec":
+            from ..zarr import TensorCodec
+
+            try:
+                carrier(dtype)
+            except TypeError:
+                return {}
+            return {"serializer": TensorCodec(), "compressors": None, "filters": None}
+        case "zstd":
+            return {"compressors": ZstdCodec(level=3)}
+        case "blosc":
+            return {"compressors": BloscCodec(cname="zstd", clevel=5, typesize=dtype.itemsize)}
+        case "gzip":
+            return {"compressors": GzipCodec(level=6)}
+    return {"compressors": None}
+
+
+def chunk_keys(array: zarr.Array[Any]) -> list[str]:
+    """The keys of all chunks (shards, if sharded) that an array can have."""
+    counts = [-(-n // c) for n, c in zip(array.shape, array.shards or array.chunks, strict=True)]
+    prefix = f"{array.path}/" if array.path else ""
+    encode = array.metadata.encode_chunk_key
+    return [prefix + encode(chunk) for chunk in product(*map(range, counts))]
+
+
+async def _keys(store: Any) -> frozenset[str]:
+    return frozenset([key async for key in store.list_prefix("")])
+
+
+def _refuse_pickles(array: zarr.Array[Any]) -> None:
+    """numcodecs' pickle codec runs code of the store; nothing here ever calls it.
+
+    Raises
+    ------
+    CommandError
+        The array names a codec whose name contains "pickle", at any depth of its metadata.
+
+    """
+
+    def names(node: Any) -> bool:
+        if isinstance(node, dict):
+            labels = (node.get("id"), node.get("name"))
+            return any("pickle" in str(label) for label in labels) or any(map(names, node.values()))
+        return isinstance(node, list | tuple) and any(map(names, node))
+
+    metadata = array.metadata.to_dict()
+    if names({key: value for key, value in metadata.items() if key != "attributes"}):
+        raise CommandError(f"array {array.path} uses pickle, which could run code: not read")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is stored and how: read from headers and tables, nothing is decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .. import frame as frames
+from ..kernels import spec
+from .errors import DamagedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .stores import Store
+
+PREFIX_BYTES = 1 << 16  # most tables are smaller, so that one read is enough
+
+
+@dataclass
+class Row:
+    """One tensor of a store, or one frame."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    decoded_bytes: int
+    encoded_bytes: int = 0
+    planes: list[Counter[str]] = field(default_factory=list)
+    codec: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Decoded over encoded bytes."""
+        return self.decoded_bytes / max(1, self.encoded_bytes)
+
+    @property
+    def coders(self) -> str:
+        """Coders by plane, as ``rans8 · raw``; where blocks differ, the parts of each."""
+        return " · ".join(map(_mixture, self.planes)) or self.codec
+
+    def add(self, frame: frames.Frame) -> None:
+        """Count the coders of a frame."""
+        while len(self.planes) < frame.coders.shape[1]:
+            self.planes.append(Counter())
+        for plane, coders in zip(self.planes, frame.coders.T, strict=False):
+            plane.update(spec.CODER_NAMES[coder] for coder in coders.tolist())
+
+
+def of_frame(path: Path) -> Row:
+    """A file that is one frame. Raises GpucodecError if it is not a sound one."""
+    with path.open("rb") as file:
+        prefix = file.read(spec.HEADER_BYTES)
+        prefix += file.read(frames.table_bytes(prefix) - len(prefix))
+        size = file.seek(0, 2)
+    frame = frames.parse(prefix, whole=False)
+    if size != frame.encoded_bytes:
+        raise DamagedError(f"{path} has {size} bytes, its frame {frame.encoded_bytes}")
+    row = Row(path.name, frame.dtype.name, frame.shape, frame.decoded_bytes, size)
+    row.add(frame)
+    return row
+
+
+def of_store(store: Store) -> Iterator[Row]:
+    """Every array of a store. Raises DamagedError if a chunk that was written is missing."""
+    names = {path: name for name, path in (store.note or {}).get("tensors", {}).items()}
+    for path, array in store.arrays.items():
+        shape, dtype = array.shape, array.dtype
+        name = names.get(path, path or "array")
+        row = Row(name, getattr(dtype, "name", str(dtype)), shape, array.nbytes)
+        missing = store.missing(array)
+        if missing:
+            raise DamagedError(f"{store.path}: chunk {missing[0]} is missing")
+        ours = _one_frame_a_chunk(array)
+        row.codec = _codec_name(array)
+        for key in stores_keys(store, array):
+            row.encoded_bytes += store.size(key)
+            if ours:
+                row.add(_table(store, key))
+        yield row
+
+
+def stores_keys(store: Store, array: Any) -> list[str]:
+    """Keys of the chunks (shards) of `array` that exist."""
+    from .stores import chunk_keys
+
+    return [key for key in chunk_keys(array) if key in store.keys]
+
+
+def _table(store: Store, key: str) -> frames.Frame:
+    prefix = store.fetch(key, PREFIX_BYTES)
+    needed = frames.table_bytes(prefix)
+    if needed > len(prefix):
+        prefix = store.fetch(key, needed)
+    return frames.parse(prefix, whole=False)
+
+
+def _one_frame_a_chunk(array: Any) -> bool:
+    """Whether the value of a key is a frame as it is: our codec comes last, without shards."""
+    return not array.shards and _last_codec(array) == "gpucodec.tensor"
+
+
+def _codec_name(array: Any) -> str:
+    name = _last_codec(array)
+    return f"{name}, in shards" if array.shards else name
+
+
+def _last_codec(array: Any) -> str:
+    last = (array.compressors or (array.serializer,))[-1]
+    return str(getattr(last, "codec_id", None) or last.to_dict()["name"] if last else "none")
+
+
+def _mixture(plane: Counter[str]) -> str:
+    if len(plane) == 1:
+        return next(iter(plane))
+    total = plane.total()
+    return " ".join(f"{name} {n / total:.0%}" for name, n in plane.most_common())

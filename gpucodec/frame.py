@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container: write, parse and validate headers and block tables. Host only.
+
+The layout is `docs/format.md`. Nothing here touches payloads.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .dtypes import BY_CODE, DType
+from .errors import CorruptionError, LimitError, TruncatedError, UnsupportedError
+from .kernels import spec
+
+if TYPE_CHECKING:
+    from .buffers import Bytes
+
+_HEADER = struct.Struct(spec.HEADER_FORMAT)
+_ARRAY_BYTES_MAX = (1 << 63) - 1
+
+
+@cache
+def _kernels() -> tuple[Any, Any]:
+    """Numba is imported on first use."""
+    from .kernels.checksum import hash_bytes
+    from .kernels.entries import locate_payloads
+
+    return hash_bytes, locate_payloads
+
+
+def _align(size: int) -> int:
+    return -(-size // spec.ALIGNMENT) * spec.ALIGNMENT
+
+
+def _table_end(n_dims: int, n_blocks: int, n_planes: int) -> int:
+    """Bytes of header, shape, hashes, entries and padding."""
+    return _align(spec.HEADER_BYTES + 8 * n_dims + n_blocks * (8 + 4 * n_planes))
+
+
+def _raw_plane_bytes(n_symbols: int, bits: int) -> int:
+    return n_symbols if bits == 8 else bits * -(-n_symbols // spec.ROW) * spec.ROW // 8  # noqa: PLR2004
+
+
+def max_payload_bytes(dtype: DType, n_words: int, block_log: int) -> int:
+    """The most that the payloads of `n_words` words take: every plane stored raw."""
+    n_full, rest = divmod(n_words, 1 << block_log)
+
+    def block(n: int) -> int:
+        return sum(_align(_raw_plane_bytes(n, bits)) for bits in dtype.spec.planes)
+
+    return n_full * block(1 << block_log) + (block(rest) if rest else 0)
+
+
+def payloads_start(dtype: DType, shape: tuple[int, ...], block_log: int) -> int:
+    """Bytes of header, shape and table of a frame."""
+    n_blocks = -(-prod(shape) * dtype.spec.words >> block_log)
+    return _table_end(len(shape), n_blocks, len(dtype.spec.planes))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A validated header and block table."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    block_log: int
+    encoded_bytes: int
+    hashes: np.ndarray[tuple[int], np.dtype[np.uint64]]
+    entries: np.ndarray[tuple[int, int], np.dtype[np.uint32]]
+    offsets: np.ndarray[tuple[int], np.dtype[np.int64]]
+    """Where each block's payloads start in the frame; the last entry is the frame's end."""
+
+    @property
+    def payloads(self) -> int:
+        """Where the first payload starts."""
+        return int(self.offsets[0])
+
+    @property
+    def block_words(self) -> int:
+        """Words of a full block."""
+        return 1 << self.block_log
+
+    @property
+    def n_words(self) -> int:
+        """Words of the whole array."""
+        return prod(self.shape) * self.dtype.spec.words
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of the decoded array."""
+        return self.n_words * self.dtype.spec.word_bytes
+
+    @property
+    def block_bytes(self) -> int:
+        """Decoded bytes of a full block."""
+        return self.block_words * self.dtype.spec.word_bytes
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the frame."""
+        return len(self.hashes)
+
+    @cached_property
+    def coders(self) -> np.ndarray[tuple[int, int], np.dtype[np.uint32]]:
+        """The coder of each block and plane."""
+        return self.entries >> np.uint32(spec.ENTRY_CODER_SHIFT)
+
+    @cached_property
+    def payload_bytes(self) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+        """The payload size of each block and plane, without padding."""
+        sizes = (self.entries & np.uint32(spec.ENTRY_ARGUMENT_MASK)).astype(np.int64)
+        sizes[self.coders == spec.CONSTANT] = 0
+        return sizes
+
+
+def table_bytes(prefix: Any) -> int:
+    """Bytes up to the first payload: what a partial reader must fetch, after these 40.
+
+    Raises
+    ------
+    TruncatedError, UnsupportedError, CorruptionError
+        As `parse`.
+
+    """
+    return _geometry(np.frombuffer(prefix, np.uint8))[-1]
+
+
+def _geometry(raw: Bytes) -> tuple[DType, int, int, int, int, int, int]:
+    """dtype, n_dims, block_log, decoded and encoded bytes, n_blocks, end of the table."""
+    if raw.size < spec.HEADER_BYTES:
+        if not spec.MAGIC.startswith(raw[: len(spec.MAGIC)].tobytes()):
+            message = f"not a gpucodec frame: starts with {raw[:4].tobytes().hex(' ')}"
+            raise UnsupportedError(message)
+        message = f"frame ends after {raw.size} bytes, its header has {spec.HEADER_BYTES}"
+        raise TruncatedError(message)
+    magic, version, code, n_dims, block_log, decoded, encoded, _, zero_a, zero_b = (
+        _HEADER.unpack_from(raw)
+    )
+    if magic != spec.MAGIC:
+        message = f"not a gpucodec frame: starts with {magic.hex(' ')}"
+        raise UnsupportedError(message)
+    if version != spec.VERSION:
+        message = f"frame has format version {version}, this gpucodec reads {spec.VERSION}"
+        raise UnsupportedError(message)
+    if code not in BY_CODE:
+        message = f"frame has data type code {code}, this gpucodec knows 1 to {max(BY_CODE)}"
+        raise UnsupportedError(message)
+    if zero_a or zero_b:
+        message = f"reserved header fields are {zero_a} and {zero_b}, not zero"
+        raise UnsupportedError(message)
+    if n_dims > spec.MAX_DIMS:
+        message = f"frame has {n_dims} dimensions, the format allows {spec.MAX_DIMS}"
+        raise CorruptionError(message)
+    if not spec.MIN_BLOCK_LOG <= block_log <= spec.MAX_BLOCK_LOG:
+        message = (
+            f"block_log is {block_log}, not {spec.MIN_BLOCK_LOG} to {spec.MAX_BLOCK_LOG}"
+        )
+        raise CorruptionError(message)
+    dtype = BY_CODE[code]
+    n_words, rest = divmod(decoded, dtype.spec.word_bytes)
+    if rest:
+        message = f"{decoded} decoded bytes are no whole number of {dtype.name} words"
+        raise CorruptionError(message)
+    n_blocks = -(-n_words >> block_log)
+    end = _table_end(n_dims, n_blocks, len(dtype.spec.planes))
+    return dtype, n_dims, block_log, decoded, encoded, n_blocks, end
+
+
+def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame:
+    """Read and check a frame's header and block table.
+
+    Parameters
+    ----------
+    buffer
+        The frame's bytes; with ``whole=False`` at least the first `table_bytes` of them.
+    limit
+        The most decoded bytes to accept.
+
+    Raises
+    ------
+    TruncatedError
+        The buffer ends before the frame (or, if not `whole`, its table) does.
+    UnsupportedError
+        Not a frame, or of another version or data type.
+    CorruptionError
+        Sizes, hash or structure do not hold.
+    LimitError
+        The frame decodes to more than `limit` bytes.
+
+    """
+    raw = buffer if type(buffer) is np.ndarray else np.frombuffer(buffer, np.uint8)
+    dtype, n_dims, block_log, decoded, encoded, n_blocks, end = _geometry(raw)
+    needed = max(encoded, end) if whole else end
+    if raw.size < needed:
+        message = f"frame ends after {raw.size} of {needed} bytes"
+        raise TruncatedError(message)
+    if whole and raw.size != encoded:
+        message = f"frame has {encoded} bytes, but {raw.size} were given"
+        raise CorruptionError(message)
+    stored = int.from_bytes(raw[spec.HASH_OFFSET : spec.HASH_OFFSET + 8].tobytes(), "little")
+    computed = table_hash(raw[:end])
+    if stored != computed:
+        message = f"header and table have hash {computed:016x}, stored is {stored:016x}"
+        raise CorruptionError(message)
+    at = spec.HEADER_BYTES
+    shape = struct.unpack_from(f"<{n_dims}Q", raw, at)
+    if prod(shape) * dtype.itemsize != decoded:
+        message = f"shape {shape} of {dtype.name} disagrees with {decoded} decoded bytes"
+        raise CorruptionError(message)
+    if prod(filter(None, shape)) * dtype.itemsize > _ARRAY_BYTES_MAX:
+        message = f"no array can have the shape {shape} of the frame"  # though it may be empty
+        raise CorruptionError(message)
+    if limit is not None and decoded > limit:
+        message = f"frame decodes to {decoded} bytes, the limit is {limit}"
+        raise LimitError(message)
+    at += 8 * n_dims
+    n_planes = len(dtype.spec.planes)
+    hashes = raw[at : at + 8 * n_blocks].view("<u8")
+    at += 8 * n_blocks
+    entries = raw[at : at + 4 * n_blocks * n_planes].view("<u4").reshape(n_blocks, n_planes)
+    at += 4 * n_blocks * n_planes
+    if raw[at:end].any():
+        message = f"padding of the table, bytes {at} to {end}, is not zero"
+        raise CorruptionError(message)
+    offsets = np.empty(n_blocks + 1, np.int64)
+    coder = _kernels()[1](entries, end, offsets)
+    if coder >= len(spec.CODER_NAMES):
+        message = f"frame uses coder {coder}, this gpucodec knows 0 to {len(spec.CODER_NAMES) - 1}"
+        raise UnsupportedError(message)
+    if offsets[-1] != encoded:
+        message = f"payloads end at {offsets[-1]}, the header says {encoded}"
+        raise CorruptionError(message)
+    return Frame(dtype, shape, block_log, encoded, hashes, entries, offsets)
+
+
+def table_hash(table: Bytes) -> int:
+    """The hash of header, shape and table, taken with the hash field zero."""
+    copy = table.copy()
+    copy[spec.HASH_OFFSET : spec.HASH_OFFSET + 8] = 0
+    return int(_kernels()[0](copy))
+
+
+def write_table(
+    raw: Bytes,
+    dtype: DType,
+    shape: tuple[int, ...],
+    block_log: int,
+    encoded_bytes: int,
+    hashes: np.ndarray[tuple[int], np.dtype[np.uint64]],
+    entries: np.ndarray[tuple[int, int], np.dtype[np.uint32]],
+) -> None:
+    """Write header, shape and table to the start of `raw`: `payloads_start` bytes."""
+    row = dtype.spec
+    start = _table_end(len(shape), *entries.shape)
+    decoded_bytes = prod(shape) * dtype.itemsize
+    raw[:start] = 0
+    header = (spec.MAGIC, spec.VERSION, row.code, len(shape), block_log)
+    _HEADER.pack_into(raw, 0, *header, decoded_bytes, encoded_bytes, 0, 0, 0)
+    at = spec.HEADER_BYTES
+    struct.pack_into(f"<{len(shape)}Q", raw, at, *shape)
+    at += 8 * len(shape)
+    raw[at : at + hashes.nbytes].view("<u8")[:] = hashes
+    at += hashes.nbytes
+    raw[at : at + entries.nbytes].view("<u4")[:] = entries.reshape(-1)
+    digest = table_hash(raw[:start])
+    struct.pack_into("<Q", raw, spec.HASH_OFFSET, digest)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numcodecs codec: for zarr v2, as compressor or filter, and for everything else that
+takes numcodecs codecs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numcodecs.abc import Codec
+from numcodecs.compat import ensure_contiguous_ndarray, ensure_ndarray_like
+
+import gpucodec
+
+from .config import TensorConfig
+from .views import carrier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
+
+class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
+    """Lossless coding of tensors; see `gpucodec.TensorConfig`.
+
+    Encoding keeps the data type, so hand over the typed array, not its bytes. As everywhere in
+    numcodecs, memory is encoded in the order in which it lies: an array in Fortran order decodes
+    to its transpose. Types that the format does not have are encoded through a view
+    (`gpucodec.views.carrier`) and decode to that view.
+
+    Parameters
+    ----------
+    block_size
+        As in `gpucodec.TensorConfig`.
+
+    Examples
+    --------
+    >>> zarr.create_array(store, shape=..., dtype="f4", zarr_format=2, compressors=Tensor())
+
+    """
+
+    codec_id: ClassVar[str] = "gpucodec.tensor"
+
+    def __init__(self, block_size: int | None = None) -> None:
+        self._config = TensorConfig(block_size=block_size)
+        self.block_size = block_size
+
+    def get_config(self) -> dict[str, Any]:
+        """The id and the parameters that differ from their defaults, as JSON."""
+        return {"id": self.codec_id, **self._config.to_json()}
+
+    def __hash__(self) -> int:
+        return hash((self.codec_id, self._config))
+
+    def encode(self, buf: Any) -> npt.NDArray[np.uint8]:
+        """Encode an array or buffer.
+
+        Parameters
+        ----------
+        buf
+            Array of any shape and of any data type but object, or any buffer.
+
+        Returns
+        -------
+        The frame, uint8[n].
+
+        Raises
+        ------
+        TypeError
+            The array holds objects.
+
+        """
+        return gpucodec.encode(_words(buf), self._config)
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """Decode a frame.
+
+        Parameters
+        ----------
+        buf
+            The frame: any buffer.
+        out
+            Contiguous writable buffer or array with exactly the decoded number of bytes.
+
+        Returns
+        -------
+        `out`, or else an array of the frame's data type and shape.
+
+        Raises
+        ------
+        GpucodecError
+            The frame is damaged, truncated, or not one.
+        TypeError
+            `out` holds objects.
+        ValueError
+            `out` has another size, or is not contiguous.
+
+        """
+        if out is None:
+            return gpucodec.decode(_bytes(buf))
+        gpucodec.decode(_bytes(buf), out=ensure_contiguous_ndarray(out))
+        return out
+
+    def encode_batch(self, bufs: Iterable[Any]) -> list[npt.NDArray[np.uint8]]:
+        """Encode several arrays at once: the same frames as `encode`, with less overhead."""
+        return gpucodec.encode_batch([_words(buf) for buf in bufs], self._config)
+
+    def decode_batch(self, bufs: Iterable[Any], out: Sequence[Any] | None = None) -> list[Any]:
+        """Decode several frames at once, into the buffers `out` if given; as `decode`."""
+        frames = [_bytes(buf) for buf in bufs]
+        if out is None:
+            return list(gpucodec.decode_batch(frames))
+        gpucodec.decode_batch(frames, out=[ensure_contiguous_ndarray(one) for one in out])
+        return list(out)
+
+    def max_encoded_size(self, shape: Sequence[int], dtype: npt.DTypeLike) -> int:
+        """The most bytes that `encode` returns for an array of this shape and data type."""
+        given = np.dtype(dtype)
+        words = carrier(given)
+        if words.itemsize == given.itemsize:
+            return gpucodec.max_encoded_size(tuple(shape), words, self._config)
+        n_words = int(np.prod(shape, dtype=object)) * (given.itemsize // words.itemsize)
+        return gpucodec.max_encoded_size((n_words,), words, self._config)
+
+
+def _words(buf: Any) -> npt.NDArray[Any]:
+    """The memory of `buf` as an array of a data type that the format has, in its order."""
+    array = np.asarray(ensure_ndarray_like(buf))
+    words = carrier(array.dtype)
+    if array.flags.f_contiguous and not array.flags.c_contiguous:
+        array = array.T
+    if array.dtype == words:
+        return array
+    if array.dtype.itemsize == 0:  # "U0", "V0"
+        return np.empty(0, words)
+    flat = np.ascontiguousarray(array).reshape(-1).view(words)
+    return flat.reshape(array.shape) if words.itemsize == array.dtype.itemsize else flat
+
+
+def _bytes(buf: Any) -> npt.NDArray[np.uint8]:
+    return ensure_contiguous_ndarray(buf).view(np.uint8)  # type: ignore[no-any-return]

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""zarr v3: the serializer `TensorCodec`, the batching `Pipeline`, data types for bfloat16, float8.
+
+Stores that use them open without an import of this module: zarr finds them by entry points.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import zarr
+
+from .codec import TensorCodec
+from .dtypes import (
+    BFloat16,
+    Float8E4M3FN,
+    Float8E4M3FNUZ,
+    Float8E5M2,
+    Float8E5M2FNUZ,
+    Float8E8M0FNU,
+)
+from .pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+__all__ = [
+    "BFloat16",
+    "Float8E4M3FN",
+    "Float8E4M3FNUZ",
+    "Float8E5M2",
+    "Float8E5M2FNUZ",
+    "Float8E8M0FNU",
+    "Pipeline",
+    "TensorCodec",
+    "enable",
+]
+
+
+def enable() -> AbstractContextManager[object]:
+    """Make arrays that are opened from now on use `Pipeline`.
+
+    Arrays keep the pipeline that they were opened with. As a context manager, the setting ends
+    with the block. The environment variable ``ZARR_CODEC_PIPELINE__PATH=gpucodec.zarr.Pipeline``
+    does the same.
+    """
+    return zarr.config.set({"codec_pipeline.path": "gpucodec.zarr.Pipeline"})  # type: ignore[no-any-return]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every name of zarr that is private or that moved between 3.1.6 and 3.4, in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest, SupportsSyncStore
+from zarr.buffer.cpu import Buffer
+from zarr.core.codec_pipeline import BatchedCodecPipeline
+from zarr.core.common import concurrent_map
+from zarr.core.dtype.common import HasEndianness, HasItemSize
+from zarr.storage import StorePath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+try:  # zarr 3.3
+    from zarr.errors import DataTypeValidationError
+except ImportError:
+    from zarr.core.dtype.common import DataTypeValidationError
+
+__all__ = [
+    "BatchedCodecPipeline",
+    "Buffer",
+    "DataTypeValidationError",
+    "HasEndianness",
+    "HasItemSize",
+    "RangeByteRequest",
+    "StorePath",
+    "SuffixByteRequest",
+    "concurrent_map",
+    "is_sync",
+    "value_of",
+    "write_order",
+]
+
+_SYNC = (("get_sync", "get"), ("set_sync", "set"), ("delete_sync", "delete"))
+
+
+def is_sync(store: Any) -> bool:
+    """Whether the store's synchronous methods do what its asynchronous ones do.
+
+    A subclass that overrides only the asynchronous method would be bypassed by the synchronous
+    one that it inherits, so that one must be defined at least as far down.
+    """
+    if not isinstance(store, SupportsSyncStore) or not getattr(store, "_supports_sync_io", True):
+        return False
+    lineage = type(store).__mro__
+
+    def depth(name: str) -> int:
+        return next(i for i, cls in enumerate(lineage) if name in vars(cls))
+
+    return all(depth(sync) <= depth(plain) for sync, plain in _SYNC)
+
+
+def value_of(setting: Any) -> str | None:
+    """A setting that is an enumeration in 3.1.6 and a string since."""
+    return getattr(setting, "value", setting)
+
+
+def write_order(codec: Any, counts: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
+    """The order in which a sharding codec lays out the inner chunks of a shard."""
+    order = getattr(codec, "subchunk_write_order", None)
+    if order is None:
+        from zarr.core.indexing import morton_order_iter  # noqa: PLC0415 - gone since
+
+        return morton_order_iter(counts)
+    return codec._subchunk_order_iter(counts, order)  # type: ignore[no-any-return] # noqa: SLF001

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The zarr v3 serializer ``gpucodec.tensor``."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
+
+import gpucodec
+from gpucodec.config import TensorConfig
+from gpucodec.views import carrier
+
+from .chunk import chunk_of
+from .steps import is_sync_handle, run, run_sync
+from .read import Decoding, read_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Self
+
+    import numpy.typing as npt
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer, NDBuffer
+
+    from .read import Item
+
+# Chunks below this size are not worth a thread: starting one takes longer.
+_INLINE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
+    """Lossless coding of tensors, one frame a chunk: an array-to-bytes codec.
+
+    Alone in its chain (as it is by default when given as ``serializer``, with
+    ``compressors=None``), a part of a chunk is read without fetching the rest.
+
+    Parameters
+    ----------
+    block_size
+        As in `gpucodec.TensorConfig`.
+
+    """
+
+    is_fixed_size: ClassVar[bool] = False
+    name: ClassVar[str] = "gpucodec.tensor"
+
+    block_size: int | None = None
+
+    def __post_init__(self) -> None:
+        TensorConfig(block_size=self.block_size)
+
+    @property
+    def config(self) -> TensorConfig:
+        """The parameters as the codec takes them."""
+        return TensorConfig(block_size=self.block_size)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """From metadata: a name alone, or with a configuration."""
+        name = data if isinstance(data, str) else data.get("name")
+        if name != cls.name:
+            message = f"codec is named {name!r}, not {cls.name!r}"
+            raise ValueError(message)
+        return cls(**({} if isinstance(data, str) else data.get("configuration") or {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As metadata."""
+        configuration = self.config.to_json()
+        return {"name": self.name, **({"configuration": configuration} if configuration else {})}
+
+    def validate(self, *, shape: Any, dtype: Any, chunk_grid: Any) -> None:
+        """Refuse data types whose arrays hold pointers.
+
+        Raises
+        ------
+        TypeError
+            The data type has no fixed size.
+
+        """
+        del shape, chunk_grid
+        carrier(dtype.to_native_dtype())
+
+    def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
+        """Not known before encoding."""
+        raise NotImplementedError
+
+    def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        return self._encode_many([(chunk_array, chunk_spec)])[0]
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        return self._decode_many([(chunk_bytes, chunk_spec)])[0]
+
+    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        return (await _off_loop(self._encode_many, [(chunk_array, chunk_spec)]))[0]
+
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        return (await _off_loop(self._decode_many, [(chunk_bytes, chunk_spec)]))[0]
+
+    async def encode(
+        self, chunks_and_specs: Iterable[tuple[NDBuffer | None, ArraySpec]]
+    ) -> list[Buffer | None]:
+        """Encode chunks at once; None stays None."""
+        return await _present(self._encode_many, chunks_and_specs)
+
+    async def decode(
+        self, chunks_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
+    ) -> list[NDBuffer | None]:
+        """Decode chunks at once; None stays None."""
+        return await _present(self._decode_many, chunks_and_specs)
+
+    def _encode_many(self, chunks: list[tuple[NDBuffer, ArraySpec]]) -> list[Buffer]:
+        words = [chunk_of(spec).to_words(array.as_numpy_array()) for array, spec in chunks]
+        frames = gpucodec.encode_batch(words, self.config)
+        return [
+            spec.prototype.buffer.from_array_like(frame)
+            for frame, (_, spec) in zip(frames, chunks, strict=True)
+        ]
+
+    def _decode_many(self, chunks: list[tuple[Buffer, ArraySpec]]) -> list[NDBuffer]:
+        decoding = Decoding()
+        arrays = []
+        for buffer, spec in chunks:
+            chunk = chunk_of(spec)
+            array = np.empty(chunk.shape, chunk.native)
+            raw = buffer.as_numpy_array().view(np.uint8)
+            decoding.add(raw, chunk, chunk.everything, array, (), None, whole=True)
+            arrays.append(array)
+        decoding.run()
+        return [_ndbuffer(array, spec) for array, (_, spec) in zip(arrays, chunks, strict=True)]
+
+    def _decode_partial_sync(
+        self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
+    ) -> NDBuffer | None:
+        item = _partial_item(byte_getter, selection, chunk_spec)
+        steps = read_chunks([item], self.config, boxes=is_box(selection))
+        [present] = run_sync(steps, chunk_spec.prototype)
+        return _ndbuffer(item[3], chunk_spec) if present else None
+
+    async def _decode_partial_single(
+        self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
+    ) -> NDBuffer | None:
+        return (await self.decode_partial([(byte_getter, selection, chunk_spec)]))[0]
+
+    async def decode_partial(
+        self, batch_info: Iterable[tuple[Any, Any, ArraySpec]]
+    ) -> list[NDBuffer | None]:
+        """Fetch and decode selections of chunks at once; None where there is no such chunk."""
+        items = [_partial_item(*one) for one in batch_info]
+        if not items:
+            return []
+        present = await run(
+            read_chunks(items, self.config, boxes=all(is_box(item[2]) for item in items)),
+            items[0][1].prototype,
+            sync=all(is_sync_handle(item[0]) for item in items),
+        )
+        return [
+            _ndbuffer(item[3], item[1]) if there else None
+            for item, there in zip(items, present, strict=True)
+        ]
+
+
+def is_box(selection: Any) -> bool:
+    """Whether a selection consists of integers and slices."""
+    return isinstance(selection, tuple) and all(
+        isinstance(one, (slice, int, np.integer)) for one in selection
+    )
+
+
+def _partial_item(getter: Any, selection: Any, spec: ArraySpec) -> Item:
+    """What to read to an array of its own."""
+    chunk = chunk_of(spec)
+    shape = np.broadcast_to(np.False_, chunk.shape)[selection].shape
+    return getter, spec, selection, np.empty(shape, chunk.native, spec.order), ()
+
+
+def _ndbuffer(array: npt.NDArray[Any], spec: ArraySpec) -> NDBuffer:
+    return spec.prototype.nd_buffer.from_numpy_array(array)
+
+
+async def _off_loop(function: Callable[[list[Any]], list[Any]], chunks: list[Any]) -> list[Any]:
+    """Run in a thread, so that the event loop stays free, unless that takes longer."""
+    if sum(chunk_of(spec).nbytes for _, spec in chunks) < _INLINE_BYTES:
+        return function(chunks)
+    return await asyncio.to_thread(function, chunks)
+
+
+async def _present(
+    function: Callable[[list[Any]], list[Any]], chunks_and_specs: Iterable[tuple[Any, Any]]
+) -> list[Any]:
+    """Apply to the chunks that are not None."""
+    chunks = list(chunks_and_specs)
+    numbers = [i for i, (chunk, _) in enumerate(chunks) if chunk is not None]
+    results: list[Any] = [None] * len(chunks)
+    if numbers:
+        done = await _off_loop(function, [chunks[i] for i in numbers])
+        for i, one in zip(numbers, done, strict=True):
+            results[i] = one
+    return results

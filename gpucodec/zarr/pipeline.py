@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A codec pipeline for zarr that decodes and encodes many chunks in one call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from zarr.codecs import ShardingCodec
+
+from ._compat import BatchedCodecPipeline
+from .chunk import chunk_of
+from .codec import TensorCodec, is_box
+from .read import read_chunks, read_shards
+from .shard import is_standard_index
+from .steps import each, is_sync_handle, run
+from .write import write_chunks, write_shards
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from zarr.core.buffer import NDBuffer
+
+    from .steps import Steps
+
+T = TypeVar("T")
+
+# Decoded bytes of a window: all of its chunks are fetched, then all decoded. While one is
+# decoded, the next is fetched.
+WINDOW_BYTES = 128 << 20
+WINDOWS = 2
+
+
+class Pipeline(BatchedCodecPipeline):
+    """zarr's default pipeline, with batches for chains whose serializer is `TensorCodec`.
+
+    Chunks (and inner chunks, across shards) are decoded straight into the output and encoded
+    from the value, many in one call. All other chains, and whatever has no box for a selection,
+    take the way they would have taken.
+    """
+
+    # zarr's configuration names a pipeline by where its class lives.
+    __module__ = "gpucodec.zarr"
+
+    def _serializer(self) -> TensorCodec | None:
+        """Our codec, if the chain is it, or shards of it."""
+        if self.array_array_codecs or self.bytes_bytes_codecs:
+            return None
+        codec = self.array_bytes_codec
+        if isinstance(codec, ShardingCodec):
+            if len(codec.codecs) != 1 or not is_standard_index(codec):
+                return None
+            [codec] = codec.codecs
+        return codec if isinstance(codec, TensorCodec) else None
+
+    async def read(
+        self,
+        batch_info: Iterable[tuple[Any, ...]],
+        out: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
+    ) -> Any:
+        """Read chunks into `out`; says of each whether it exists."""
+        batch = list(batch_info)
+        codec = self._serializer()
+        target = out.as_ndarray_like()
+        if codec is None or not batch or not isinstance(target, np.ndarray):
+            return await super().read(batch, out, drop_axes)
+        # The selections of a batch are all of one kind, since one indexer made them.
+        _, _, selection, where, _ = batch[0]
+        boxes = is_box(selection) and is_box(where) and not drop_axes
+        sharding = self.array_bytes_codec
+        if isinstance(sharding, ShardingCodec) and not (boxes and _is_dense(selection)):
+            return await super().read(batch, out, drop_axes)
+        items = [(getter, spec, inside, target, where) for getter, spec, inside, where, _ in batch]
+
+        def steps(part: list[Any]) -> Steps[list[bool]]:
+            if isinstance(sharding, ShardingCodec):
+                return read_shards(part, sharding, codec.config)
+            return read_chunks(part, codec.config, boxes=boxes, drop_axes=drop_axes)
+
+        present = await _run_windows(steps, items)
+        return tuple(
+            {"status": "present" if there else "missing"} for part in present for there in part
+        )
+
+    async def write(
+        self,
+        batch_info: Iterable[tuple[Any, ...]],
+        value: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
+    ) -> None:
+        """Write chunks from `value`."""
+        batch = list(batch_info)
+        codec = self._serializer()
+        source = value.as_ndarray_like()
+        if codec is None or not batch or not isinstance(source, np.ndarray):
+            return await super().write(batch, value, drop_axes)
+        sharding = self.array_bytes_codec
+
+        def steps(part: list[Any]) -> Steps[None]:
+            if isinstance(sharding, ShardingCodec):
+                return write_shards(part, source, sharding, codec.config)
+            return write_chunks(part, source, drop_axes, codec.config)
+
+        if isinstance(sharding, ShardingCodec):
+            # Shards of which a part stays are zarr's to merge.
+            boxes = not drop_axes and is_box(batch[0][2]) and is_box(batch[0][3])
+            rest = [item for item in batch if not (boxes and item[4])]
+            if rest:
+                await super().write(rest, value, drop_axes)
+            batch = [item for item in batch if boxes and item[4]]
+        await _run_windows(steps, batch)
+        return None
+
+
+async def _run_windows(steps: Callable[[list[Any]], Steps[T]], items: list[Any]) -> list[T]:
+    """Run over a batch in windows of some `WINDOW_BYTES`."""
+    if not items:
+        return []
+    handle, spec = items[0][:2]
+    size = max(1, WINDOW_BYTES // max(1, chunk_of(spec).nbytes))
+    sync = is_sync_handle(handle)
+
+    async def window(start: int) -> T:
+        return await run(steps(items[start : start + size]), spec.prototype, sync=sync)
+
+    return await each(window, ((start,) for start in range(0, len(items), size)), WINDOWS)
+
+
+def _is_dense(selection: Sequence[Any]) -> bool:
+    """Whether no slice skips anything."""
+    return all(not isinstance(one, slice) or one.step in (None, 1) for one in selection)

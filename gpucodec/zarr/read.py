@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading many chunks at once: fetch everything, then decode everything in one call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import gpucodec
+from gpucodec.errors import GpucodecError
+
+from .chunk import Chunk, chunk_of, named
+from .steps import Get, together
+from .partial import MAX_GAP, MAX_MERGED, Source, is_partial, merge, read_blocks
+from .shard import Layout, Tile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from zarr.codecs import ShardingCodec
+    from zarr.core.array_spec import ArraySpec
+
+    from gpucodec.buffers import Bytes
+    from gpucodec.config import TensorConfig
+
+    from .steps import Steps
+
+    # of each inner chunk: its frame, or its elements, or neither if it was not written
+    Found = list[tuple[Tile, Bytes | None, npt.NDArray[Any] | None]]
+    # getter, spec, what is selected of the chunk, the output, and where in it that goes
+    Item = tuple[Any, ArraySpec, tuple[Any, ...], npt.NDArray[Any], tuple[Any, ...]]
+
+
+class Decoding:
+    """Frames to decode, and where their elements go."""
+
+    def __init__(self, drop_axes: tuple[int, ...] = ()) -> None:
+        self.drop_axes = drop_axes
+        self.frames: list[Bytes] = []
+        self.outputs: list[npt.NDArray[Any]] = []
+        self.getters: list[Any] = []
+        self.moves: list[Any] = []  # decoded aside, moved afterwards
+
+    def add(
+        self,
+        raw: Bytes,
+        chunk: Chunk,
+        selection: tuple[Any, ...],
+        out: npt.NDArray[Any],
+        where: tuple[Any, ...],
+        getter: Any,
+        *,
+        whole: bool,
+    ) -> None:
+        """Decode the frame of `chunk`, put `selection` of it to ``out[where]``.
+
+        `whole` says that the selection is the chunk and `where` a box, so that the frame can be
+        decoded in place.
+        """
+        try:
+            chunk.check(raw)
+        except GpucodecError as error:
+            raise named(error, getter)
+        self.frames.append(raw)
+        self.getters.append(getter)
+        if whole and chunk.in_place and out.dtype == chunk.native:
+            self.outputs.append(out[(*where, ...)])  # the ellipsis keeps 0-d arrays arrays
+            return
+        aside = np.empty(chunk.nbytes, np.uint8)
+        self.outputs.append(aside)
+        self.moves.append((chunk, aside, selection, out, where))
+
+    def run(self) -> None:
+        """Decode all.
+
+        Raises
+        ------
+        CorruptionError, UnsupportedError
+            What is wrong with a frame, with a note that names its key.
+
+        """
+        try:
+            gpucodec.decode_batch(self.frames, self.outputs)
+        except GpucodecError:
+            self._raise_for_culprit()
+            raise
+        for chunk, aside, selection, out, where in self.moves:
+            self.move(chunk.from_bytes(aside), selection, out, where)
+
+    def move(
+        self,
+        elements: npt.NDArray[Any],
+        selection: tuple[Any, ...],
+        out: npt.NDArray[Any],
+        where: tuple[Any, ...],
+    ) -> None:
+        """Put the selected elements of a chunk to their place."""
+        selected = elements[selection]
+        out[where] = selected.squeeze(axis=self.drop_axes) if self.drop_axes else selected
+
+    def _raise_for_culprit(self) -> None:
+        for raw, getter in zip(self.frames, self.getters, strict=True):
+            try:
+                gpucodec.verify(raw)
+            except GpucodecError as error:
+                raise named(error, getter) from None
+
+
+def fill_value(spec: ArraySpec) -> Any:
+    """What elements have that were never written."""
+    return spec.dtype.default_scalar() if spec.fill_value is None else spec.fill_value
+
+
+def read_chunks(
+    items: Sequence[Item], config: TensorConfig, *, boxes: bool, drop_axes: tuple[int, ...] = ()
+) -> Steps[list[bool]]:
+    """Read chunks that are one frame each; says which of them exist.
+
+    `boxes` says that all selections consist of integers and slices, and those of the outputs of
+    slices.
+    """
+    decoding = Decoding(drop_axes)
+    chunks: dict[tuple[int, ...], Chunk] = {}
+    requests, whole, parts, partial = [], [], [], []
+    for i, (getter, spec, selection, _, _) in enumerate(items):
+        chunk = chunks.get(spec.shape)
+        if chunk is None:
+            chunk = chunks[spec.shape] = chunk_of(spec)
+        everything = boxes and selection == chunk.everything
+        if boxes and not everything and is_partial(chunk, selection, config):
+            partial.append(i)
+            parts.append(read_blocks(Source(getter), chunk, selection, config))
+        else:
+            whole.append((i, chunk, everything))
+            requests.append(Get(getter))
+    answers, decoded = yield from together(requests, parts)
+    present = [True] * len(items)
+    for (i, chunk, everything), answer in zip(whole, answers, strict=True):
+        getter, spec, selection, out, where = items[i]
+        if answer is None:
+            present[i] = False
+            out[where] = fill_value(spec)
+        else:
+            raw = answer.as_numpy_array().view(np.uint8)
+            decoding.add(raw, chunk, selection, out, where, getter, whole=everything)
+    for i, elements in zip(partial, decoded, strict=True):
+        _, spec, selection, out, where = items[i]
+        if elements is None:
+            present[i] = False
+            out[where] = fill_value(spec)
+        else:
+            decoding.move(elements, selection, out, where)
+    decoding.run()
+    return present
+
+
+def read_shards(
+    items: Sequence[Item], sharding: ShardingCodec, config: TensorConfig
+) -> Steps[list[bool]]:
+    """Read shards whose inner chunks are one frame each; says which of the shards exist.
+
+    Selections consist of integers and slices of step 1, those of the outputs of slices.
+    """
+    decoding = Decoding()
+    shards = [_read_shard(item, sharding, config, decoding) for item in items]
+    _, present = yield from together([], shards)
+    decoding.run()
+    return present
+
+
+def _read_shard(
+    item: Item, sharding: ShardingCodec, config: TensorConfig, decoding: Decoding
+) -> Steps[bool]:
+    getter, spec, selection, out, where = item
+    layout = Layout(sharding, spec.shape)
+    inner = chunk_of(spec, sharding.chunk_shape)
+    target = out[(*where, ...)]
+    tiles = list(layout.tiles(selection))
+    if len(tiles) == layout.n_chunks:
+        found = yield from _fetch_shard(getter, layout, tiles)
+    else:
+        found = yield from _fetch_tiles(getter, layout, tiles, inner, config, _limits(spec))
+    if found is None:
+        target[...] = fill_value(spec)
+        return False
+    for tile, frame, elements in found:
+        if frame is not None:
+            decoding.add(
+                frame, inner, tile.selection, target, tile.within, getter, whole=tile.complete
+            )
+        elif elements is not None:
+            decoding.move(elements, tile.selection, target, tile.within)
+        else:
+            target[(*tile.within, ...)] = fill_value(spec)
+    return True
+
+
+def _fetch_shard(getter: Any, layout: Layout, tiles: list[Tile]) -> Steps[Found | None]:
+    """All inner chunks of a shard, by one request."""
+    [answer] = yield [Get(getter)]
+    if answer is None:
+        return None
+    value = answer.as_numpy_array().view(np.uint8)
+    try:
+        index = layout.parse_index(layout.index_of(value))
+    except GpucodecError as error:
+        raise named(error, getter)
+    extents = [(tile, index[tile.number]) for tile in tiles]
+    return [
+        (tile, None if extent is None else value[slice(*extent)], None) for tile, extent in extents
+    ]
+
+
+def _fetch_tiles(
+    getter: Any,
+    layout: Layout,
+    tiles: list[Tile],
+    inner: Chunk,
+    config: TensorConfig,
+    limits: tuple[int, int],
+) -> Steps[Found | None]:
+    """Some inner chunks of a shard: the index, then what is needed of each."""
+    [answer] = yield [layout.index_request(getter)]
+    if answer is None:
+        return None
+    try:
+        index = layout.parse_index(answer.as_numpy_array().view(np.uint8))
+    except GpucodecError as error:
+        raise named(error, getter)
+    found: Found = []
+    whole: list[tuple[Tile, tuple[int, int]]] = []
+    parts = []
+    for tile in tiles:
+        extent = index[tile.number]
+        if extent is None:
+            found.append((tile, None, None))
+        elif not tile.complete and is_partial(inner, tile.selection, config):
+            steps = read_blocks(Source(getter, *extent), inner, tile.selection, config)
+            parts.append((tile, steps))
+        else:
+            whole.append((tile, extent))
+    groups = list(merge([extent for _, extent in whole], *limits))
+    answers, decoded = yield from together(
+        [Source(getter).request(start, stop) for start, stop, _ in groups],
+        [steps for _, steps in parts],
+    )
+    for (start, _, members), answer in zip(groups, answers, strict=True):
+        value = np.empty(0, np.uint8) if answer is None else answer.as_numpy_array().view(np.uint8)
+        for tile, (low, high) in (whole[i] for i in members):
+            found.append((tile, value[low - start : high - start], None))
+    found += [(tile, None, part) for (tile, _), part in zip(parts, decoded, strict=True)]
+    return found
+
+
+def _limits(spec: ArraySpec) -> tuple[int, int]:
+    """The largest gap and size of a merged request; settings of the array since zarr 3.2."""
+    return (
+        getattr(spec.config, "sharding_coalesce_max_gap_bytes", MAX_GAP),
+        getattr(spec.config, "sharding_coalesce_max_bytes", MAX_MERGED),
+    )

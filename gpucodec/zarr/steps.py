@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing stores without knowing of event loops.
+
+Whatever reads from a store or writes to it is a generator: it yields the requests that it can make
+at once, and is sent their answers in the same order, None for a missing key. `run` drives it over
+any store: by synchronous methods in one thread where the store has them, else by concurrent
+requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import zarr
+
+from ._compat import StorePath, is_sync
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+T = TypeVar("T")
+
+
+class Get(NamedTuple):
+    """Read one value of the store, or a range of it."""
+
+    getter: Any
+    byte_range: ByteRequest | None = None
+
+
+class Put(NamedTuple):
+    """Write one value; None deletes it."""
+
+    setter: Any
+    value: Buffer | None
+
+
+Answers = list[Any]
+Steps = Generator["list[Get] | list[Put]", Answers, T]
+
+
+def together(gets: Sequence[Get], others: Sequence[Steps[T]]) -> Steps[tuple[Answers, list[T]]]:
+    """Make requests and run generators in step, so that each round of reads goes out as one."""
+    results: list[Any] = [None] * len(others)
+    wanted: dict[int, list[Any]] = {}
+    for i, steps in enumerate(others):
+        try:
+            wanted[i] = next(steps)
+        except StopIteration as done:
+            results[i] = done.value
+    answers = yield [*gets, *(one for many in wanted.values() for one in many)]
+    own, answers = answers[: len(gets)], answers[len(gets) :]
+    while wanted:
+        position = 0
+        for i, asked in list(wanted.items()):
+            position += len(asked)
+            try:
+                wanted[i] = others[i].send(answers[position - len(asked) : position])
+            except StopIteration as done:
+                results[i] = done.value
+                del wanted[i]
+        if wanted:
+            answers = yield [one for many in wanted.values() for one in many]
+    return own, results
+
+
+async def run(steps: Steps[T], prototype: BufferPrototype, *, sync: bool) -> T:
+    """Run to the end; what is done between the requests runs in a thread."""
+    if sync:
+        return await asyncio.to_thread(run_sync, steps, prototype)
+
+    def advance(answers: Any) -> tuple[bool, Any]:
+        try:
+            return False, steps.send(answers)
+        except StopIteration as done:  # cannot travel through a future
+            return True, done.value
+
+    async def perform(handle: Any, argument: Any) -> Any:
+        if puts:
+            await (handle.delete() if argument is None else handle.set(argument))
+            return None
+        return await handle.get(prototype, argument)
+
+    done, result = await asyncio.to_thread(advance, None)
+    while not done:
+        puts = _are_puts(result)
+        answers = await each(perform, result, zarr.config.get("async.concurrency"))
+        done, result = await asyncio.to_thread(advance, answers)
+    return result  # type: ignore[no-any-return]
+
+
+def run_sync(steps: Steps[T], prototype: BufferPrototype) -> T:
+    """Run to the end over getters and setters with synchronous methods."""
+    answers: Any = None
+    while True:
+        try:
+            requests = steps.send(answers)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        if _are_puts(requests):
+            for setter, value in requests:
+                if value is None:
+                    setter.delete_sync()
+                else:
+                    setter.set_sync(value)
+            answers = [None] * len(requests)
+            continue
+        answers = [
+            # Past StorePath.get_sync, which asks on every call whether the store has the method.
+            getter.store.get_sync(getter.path, prototype=prototype, byte_range=byte_range)
+            if type(getter) is StorePath
+            else getter.get_sync(prototype=prototype, byte_range=byte_range)
+            for getter, byte_range in requests
+        ]
+
+
+def _are_puts(requests: Sequence[Get] | Sequence[Put]) -> bool:
+    return bool(requests) and type(requests[0]) is Put
+
+
+def is_sync_handle(handle: Any) -> bool:
+    """Whether `run_sync` can use this byte getter or setter."""
+    if isinstance(handle, StorePath):
+        return is_sync(handle.store)
+    return hasattr(handle, "get_sync") and not hasattr(handle, "store")
+
+
+async def each(
+    call: Callable[..., Awaitable[T]], arguments: Iterable[tuple[Any, ...]], limit: int
+) -> list[T]:
+    """Results in order, with at most `limit` calls under way; after an error none keeps running."""
+    gate = asyncio.Semaphore(limit)
+
+    async def one(*given: Any) -> T:
+        async with gate:
+            return await call(*given)
+
+    tasks = [asyncio.ensure_future(one(*given)) for given in arguments]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing many chunks at once: encode everything in one call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import gpucodec
+
+from .chunk import Chunk, chunk_of
+from .read import fill_value, read_chunks
+from .shard import Layout
+from .steps import Put
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from zarr.codecs import ShardingCodec
+    from zarr.core.array_spec import ArraySpec
+
+    from gpucodec.buffers import Bytes
+    from gpucodec.config import TensorConfig
+
+    from .steps import Steps
+
+    # setter, spec, where in the chunk, where in the value, whether the chunk is overwritten
+    Item = tuple[Any, ArraySpec, tuple[Any, ...], tuple[Any, ...], bool]
+
+class Encoding:
+    """Chunks to encode."""
+
+    def __init__(self, config: TensorConfig) -> None:
+        self.config = config
+        self.words: list[npt.NDArray[Any]] = []
+        self.sources: list[tuple[Chunk, ArraySpec]] = []
+        self.places: list[int] = []
+        self.repeated: dict[Chunk, int] = {}
+
+    def add(self, elements: npt.NDArray[Any], chunk: Chunk, spec: ArraySpec) -> None:
+        """Encode a chunk."""
+        self.places.append(len(self.words))
+        self.words.append(chunk.to_words(elements))
+        self.sources.append((chunk, spec))
+
+    def add_uniform(self, scalar: npt.NDArray[Any], chunk: Chunk, spec: ArraySpec) -> None:
+        """Encode a chunk of which every element is the same, once for all that are alike."""
+        if chunk in self.repeated:
+            self.places.append(self.repeated[chunk])
+            return
+        self.repeated[chunk] = len(self.words)
+        self.add(np.broadcast_to(scalar, chunk.shape), chunk, spec)
+
+    def run(self) -> list[Bytes | None]:
+        """The frame of each chunk, or None where it is not to be stored.
+
+        Unless the array is configured to write empty chunks, those are left out that hold nothing
+        but the fill value: the same bits, unlike in zarr, where the payload of a NaN (and of
+        bfloat16, the sign of a zero) is lost. Equal bits make equal frames.
+        """
+        encoded: list[Any] = gpucodec.encode_batch(self.words, self.config)
+        empty: dict[Chunk, bytes] = {}
+        for i, (chunk, spec) in enumerate(self.sources):
+            if spec.config.write_empty_chunks or encoded[i].size > chunk.table_bytes(self.config):
+                continue  # a frame of one value has no payload
+            if chunk not in empty:
+                fill = np.full(chunk.shape, fill_value(spec), chunk.stored)
+                empty[chunk] = gpucodec.encode(chunk.to_words(fill), self.config).tobytes()
+            if encoded[i].tobytes() == empty[chunk]:
+                encoded[i] = None
+        return [encoded[place] for place in self.places]
+
+
+def write_chunks(
+    items: Sequence[Item],
+    value: npt.NDArray[Any],
+    drop_axes: tuple[int, ...],
+    config: TensorConfig,
+) -> Steps[None]:
+    """Write chunks that are one frame each, merged with what is stored where incomplete."""
+    existing = yield from _read_existing([item for item in items if not item[4]], config)
+    encoding = Encoding(config)
+    incomplete = iter(existing)
+    for item in items:
+        _, spec, selection, where, complete = item
+        chunk = chunk_of(spec)
+        if complete and value.shape != ():
+            selected = value[where]
+            if selected.shape == chunk.shape:  # not so at the array's edge
+                encoding.add(selected, chunk, spec)
+                continue
+        elif complete and selection == chunk.everything:
+            encoding.add_uniform(value, chunk, spec)
+            continue
+        base = next(incomplete) if not complete else None
+        if base is None:
+            base = np.full(chunk.shape, fill_value(spec), chunk.native)
+        base[selection] = _aligned(value, where, drop_axes, len(chunk.shape))
+        encoding.add(base, chunk, spec)
+    yield [_put(item, frame) for item, frame in zip(items, encoding.run(), strict=True)]
+
+
+def _read_existing(
+    items: Sequence[Item], config: TensorConfig
+) -> Steps[list[npt.NDArray[Any] | None]]:
+    """What is stored of these chunks; None where nothing is."""
+    if not items:
+        return []
+    reads, stored = [], []
+    for setter, spec, *_ in items:
+        chunk = chunk_of(spec)
+        stored.append(np.empty(chunk.shape, chunk.native))
+        reads.append((setter, spec, chunk.everything, stored[-1], ()))
+    present = yield from read_chunks(reads, config, boxes=True)
+    return [one if there else None for one, there in zip(stored, present, strict=True)]
+
+
+def _aligned(
+    value: npt.NDArray[Any], where: tuple[Any, ...], drop_axes: tuple[int, ...], n_dims: int
+) -> npt.NDArray[Any]:
+    """The part of the value for one chunk, with the axes that the selection dropped put back."""
+    if value.shape == ():
+        return value
+    part = value[where]
+    if drop_axes:
+        part = part[tuple(None if axis in drop_axes else slice(None) for axis in range(n_dims))]
+    return part
+
+
+def write_shards(
+    items: Sequence[Item],
+    value: npt.NDArray[Any],
+    sharding: ShardingCodec,
+    config: TensorConfig,
+) -> Steps[None]:
+    """Write shards that are overwritten as a whole."""
+    encoding = Encoding(config)
+    shards = []
+    for _, spec, selection, where, _ in items:
+        layout = Layout(sharding, spec.shape)
+        inner = chunk_of(spec, sharding.chunk_shape)
+        part = value if value.shape == () else value[(*where, ...)]
+        tiles = list(layout.tiles(selection))
+        shards.append((layout, tiles))
+        for tile in tiles:
+            if tile.complete and value.shape == ():
+                encoding.add_uniform(value, inner, spec)
+            elif tile.complete:
+                encoding.add(part[(*tile.within, ...)].reshape(inner.shape), inner, spec)
+            else:
+                base = np.full(inner.shape, fill_value(spec), inner.native)
+                base[tile.selection] = _aligned(part, tile.within, (), 0)
+                encoding.add(base, inner, spec)
+    encoded = iter(encoding.run())
+    puts = []
+    for item, (layout, tiles) in zip(items, shards, strict=True):
+        frames = {tile.number: frame for tile in tiles if (frame := next(encoded)) is not None}
+        puts.append(_put(item, layout.assemble(frames)))
+    yield puts
+
+
+def _put(item: Item, value: Bytes | None) -> Put:
+    setter, spec = item[:2]
+    return Put(setter, None if value is None else spec.prototype.buffer.from_array_like(value))

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decode a run of neighbouring blocks: coded planes to words. All that a decoder calls.
+
+Blocks are decoded two at a time, since two interleaved rANS streams keep the machine busier than
+one. Nothing here trusts a payload, and nothing raises: each block gets a status.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import typeof, types
+
+from . import planes, rans
+from .checksum import xxh3
+from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
+from .jit import SOURCES, entry_point, kernel, readonly_bytes
+from .spec import (
+    BAD_HASH,
+    BAD_PADDING,
+    BAD_SIZE,
+    BAD_SYMBOL,
+    CONSTANT,
+    ENTRY_ARGUMENT_MASK,
+    ENTRY_CODER_SHIFT,
+    MIN_BLOCK_LOG,
+    OK,
+    RANS8,
+    RANS12,
+    RAW,
+    ROW,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def scratch(block_words: int) -> tuple[Any, ...]:
+    """What `decode_blocks` works in; one for each thread. Untouched memory costs nothing."""
+    symbols = np.empty((2, MAX_PLANES, block_words + PLANE_ROOM), np.uint8)
+    return symbols, rans.decode_scratch(block_words)
+
+
+@kernel
+def _decode_plane(  # type: ignore[no-untyped-def]
+    coder, argument, payload, n, bits, symbols, plane_scratch, where, p
+):
+    """Decode one plane; its address goes to `where[p, 0]`. A status."""
+    if coder == RANS8 or coder == RANS12:  # noqa: SIM109, PLR1714 - a tuple search is slower to compile
+        return rans.decode_plane(coder, argument, payload, n, bits, symbols, plane_scratch)
+    padded = (n + ROW - 1) // ROW * ROW
+    if coder == CONSTANT:
+        if argument >= 1 << bits:
+            return BAD_SYMBOL
+        for i in range(padded):
+            symbols[i] = argument
+        return OK
+    if coder != RAW or argument != (n if bits == 8 else bits * padded // 8):
+        return BAD_SIZE
+    if bits < 8:
+        return planes.unpack_bits(payload, n, bits, symbols)
+    if n == padded:
+        where[p, 0] = payload.ctypes.data  # readable to the last row: no copy
+    else:
+        for i in range(n):
+            symbols[i] = payload[i]
+    return OK
+
+
+@kernel
+def _padding_status(payload: NDArray[np.uint8], end: int) -> int:
+    for i in range(end, aligned(end)):
+        if payload[i] != 0:
+            return BAD_PADDING
+    return OK
+
+
+def _entry_point(sources: str) -> Any:
+    @entry_point(
+        types.void(
+            readonly_bytes,
+            types.Array(types.uint32, 2, "C", readonly=True),
+            types.Array(types.uint64, 1, "C", readonly=True),
+            types.int64,
+            types.int64,
+            types.int64,
+            types.uint8[::1],
+            types.uint8[::1],
+            types.uint8[::1],
+            typeof(scratch(1 << MIN_BLOCK_LOG)),
+        )
+    )
+    def decode_blocks(  # type: ignore[no-untyped-def]
+        payload, entries, hashes, block_words, word_bytes, transform, bits, raw, status, scratch
+    ):
+        """Decode a run of blocks into `raw` (uint8); `status` uint8[n_blocks] says how each went.
+
+        `payload` starts at the first block's payloads and holds the aligned payloads that `entries`
+        (uint32[n_blocks, n_planes]) names: the caller has checked the sum. Never raises; a block
+        that is not OK leaves its part of `raw` undefined.
+        """
+        assert sources
+        symbols, plane_scratch = scratch
+        n_blocks, n_planes = entries.shape
+        block_bytes = block_words * word_bytes
+        where = np.empty((2, n_planes, 3), np.uint64)
+        position = np.zeros(2, np.int64)
+        for first in range(0, n_blocks, 2):
+            count = min(2, n_blocks - first)
+            for q in range(count):
+                status[first + q] = OK
+            position[1] = position[0]
+            for p in range(n_planes):
+                position[1] += aligned(payload_bytes(np.int64(entries[first, p])))
+            for p in range(n_planes):
+                width = np.int64(bits[p])
+                paired = count == 2
+                for q in range(count):
+                    where[q, p, 0] = symbols[q, p].ctypes.data
+                    paired = paired and np.int64(entries[first + q, p]) >> ENTRY_CODER_SHIFT == RANS8
+                if paired:
+                    end_a = position[0] + payload_bytes(np.int64(entries[first, p]))
+                    end_b = position[1] + payload_bytes(np.int64(entries[first + 1, p]))
+                    tail = raw[(first + 1) * block_bytes : (first + 2) * block_bytes]
+                    both = rans.decode_two_planes(
+                        payload[position[0] : end_a],
+                        block_words,
+                        symbols[0, p],
+                        payload[position[1] : end_b],
+                        tail.size // word_bytes,
+                        symbols[1, p],
+                        width,
+                        plane_scratch,
+                    )
+                    status[first] = max(status[first], both & 255)
+                    status[first + 1] = max(status[first + 1], both >> 8)
+                for q in range(count):
+                    b = first + q
+                    entry = np.int64(entries[b, p])
+                    argument = entry & ENTRY_ARGUMENT_MASK
+                    end = position[q] + payload_bytes(entry)
+                    if not paired:
+                        block = raw[b * block_bytes : (b + 1) * block_bytes]
+                        found = _decode_plane(
+                            entry >> ENTRY_CODER_SHIFT,
+                            argument,
+                            payload[position[q] : end],
+                            block.size // word_bytes,
+                            width,
+                            symbols[q, p],
+                            plane_scratch,
+                            where[q],
+                            p,
+                        )
+                        status[b] = max(status[b], found)
+                    if status[b] == OK:
+                        status[b] = _padding_status(payload, end)
+                    position[q] = aligned(end)
+            for q in range(count):
+                b = first + q
+                if status[b] == OK:
+                    block = raw[b * block_bytes : (b + 1) * block_bytes]
+                    planes.merge(where[q], word_bytes, transform, bits, block)
+                    if xxh3(block) != hashes[b]:
+                        status[b] = BAD_HASH
+            position[0] = position[count - 1]
+
+    return decode_blocks
+
+
+decode_blocks = _entry_point(SOURCES)

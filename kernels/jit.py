@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How kernels are compiled: by Numba, without the GIL, cached on disk.
+
+Numba's cache looks at the file of the function that is called from Python, not at the files of
+what that function calls, so a cache could outlive a change there. Therefore only entry points
+are cached, and they are closures over `SOURCES`: the cells of a closure are part of the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from numba import njit, types
+
+SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
+
+kernel = njit(nogil=True, error_model="numpy")
+"""For functions called by other kernels only. No `fastmath`, so that floats are the same anywhere."""
+
+readonly_bytes = types.Array(types.uint8, 1, "C", readonly=True)
+"""Input of entry points: takes writable arrays too, where a lazy signature would compile for each."""
+
+
+def entry_point(signature: Any) -> Any:
+    """For functions called from Python, defined inside a function that closes over `SOURCES`.
+
+    They are compiled, or loaded from the cache, when their module is imported: import it late.
+    """
+    return njit(signature, nogil=True, error_model="numpy", cache=True)

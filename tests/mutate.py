@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Structure-aware mutants of valid frames, with header hashes that hold.
+
+A flipped byte alone would stop at the hash. Here a frame is taken apart into fields and payloads,
+some of them are changed, and it is put together again with sizes and hash recomputed, so
+that the damage reaches the decoder that should refuse it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+
+import make_frames
+import spec_decoder as spec
+
+EDGES = sorted(
+    {(1 << k) + d for k in (0, 5, 6, 8, 12, 15, 16, 31, 32, 62, 63, 64) for d in (-1, 0, 1)}
+)
+
+
+class Parts:
+    """A frame as fields: those that a mutation may change."""
+
+    def __init__(self, frame: bytes) -> None:
+        layout = spec.read_layout(frame)
+        self.code, self.n_dims, self.block_log = frame[5:8]
+        self.decoded_bytes = struct.unpack_from("<Q", frame, 8)[0]
+        self.reserved = 0
+        self.shape = list(layout.shape)
+        self.hashes = list(layout.hashes)
+        flat = [entry for block in layout.entries for entry in block]
+        places = [place for block in layout.payloads for place in block]
+        self.coders = [coder for coder, _ in flat]
+        self.arguments = [argument for _, argument in flat]
+        self.payloads = [frame[at : at + size] for at, size in places]
+        self.padding = 0
+
+    def copy(self) -> Parts:
+        other = object.__new__(Parts)
+        other.__dict__.update(self.__dict__)
+        for name in ("shape", "hashes", "coders", "arguments", "payloads"):
+            setattr(other, name, list(getattr(self, name)))
+        return other
+
+    def frame(self, rng: random.Random) -> bytes:
+        """Put together; sizes and hash agree with the parts, save for a rare lie."""
+        payloads, entries = [], []
+        for coder, argument, payload in zip(
+            self.coders, self.arguments, self.payloads, strict=True
+        ):
+            entries.append((coder << 24 | argument & 0xFFFFFF) & 0xFFFFFFFF)
+            room = 0 if coder == spec.CONSTANT else argument & 0xFFFFFF
+            if rng.random() < 0.98:  # else the payload stays and its entry lies
+                payload = payload[:room] + bytes(max(0, min(room, 1 << 16) - len(payload)))
+            payloads.append(payload + bytes([self.padding]) * (-len(payload) % 16))
+        table = struct.pack(
+            f"<{len(self.shape)}Q{len(self.hashes)}Q{len(entries)}I",
+            *self.shape,
+            *self.hashes,
+            *entries,
+        )
+        table += bytes(-(40 + len(table)) % 16)
+        body = b"".join(payloads)
+        size = 40 + len(table) + len(body)
+        if rng.random() < 0.02:
+            size = rng.choice(EDGES) & (1 << 64) - 1
+        fields = (1, self.code, self.n_dims & 255, self.block_log & 255)
+        sizes = (self.decoded_bytes & (1 << 64) - 1, size, 0, self.reserved)
+        head = struct.pack("<4s4B4Q", b"gpcf", *fields, *sizes)
+        return make_frames.reseal(head + table + body)
+
+
+def number(rng: random.Random, old: int, bits: int) -> int:
+    """Another value for a field: an edge, a neighbour, or anything."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        return rng.choice(EDGES) & (1 << bits) - 1
+    if kind == 1:
+        return (old + rng.choice((-64, -16, -2, -1, 1, 2, 16, 64))) & (1 << bits) - 1
+    if kind == 2:
+        return old ^ 1 << rng.randrange(bits)
+    return rng.getrandbits(bits)
+
+
+def mutate_header(parts: Parts, rng: random.Random) -> None:
+    kind = rng.randrange(8)
+    if kind == 0:
+        parts.code = rng.randrange(24)
+    elif kind == 1:
+        parts.block_log = rng.choice((*range(5, 18), 0, 63, 64, 255))
+    elif kind == 2:
+        parts.n_dims = number(rng, parts.n_dims, 8)
+    elif kind == 3:
+        parts.decoded_bytes = number(rng, parts.decoded_bytes, 64)
+    elif kind == 4:
+        parts.reserved = number(rng, 0, 64)
+    elif kind == 5 and parts.shape:
+        i = rng.randrange(len(parts.shape))
+        parts.shape[i] = number(rng, parts.shape[i], 64)
+    elif kind == 6 and parts.shape:  # a consistent lie: the shape and the size grow together
+        parts.shape[-1] = max(0, parts.shape[-1] + rng.choice((-64, -1, 1, 63, 64, 1 << 20)))
+        parts.shape[-1] %= 1 << 64
+        row = spec.TYPES.get(parts.code, spec.TYPES[1])
+        parts.decoded_bytes = math.prod(parts.shape) * row.word_bytes * row.words
+    else:
+        parts.shape.append(rng.choice((0, 1, 1, 2)))
+        parts.n_dims = len(parts.shape) & 255
+
+
+def mutate_entry(parts: Parts, rng: random.Random, others: list[Parts]) -> None:
+    i = rng.randrange(len(parts.coders))
+    kind = rng.randrange(6)
+    if kind == 0:
+        parts.coders[i] = rng.choice((0, 1, 2, 3, 4, 255))
+    elif kind == 1:
+        parts.arguments[i] = number(rng, parts.arguments[i], 24)
+    elif kind == 2:
+        j = rng.randrange(len(parts.coders))
+        for column in (parts.coders, parts.arguments, parts.payloads):
+            column[i], column[j] = column[j], column[i]
+    elif kind == 3:
+        parts.padding = rng.randrange(256)
+    elif kind == 4:
+        parts.hashes[rng.randrange(len(parts.hashes))] = rng.getrandbits(64)
+    else:  # a payload of another frame
+        other = rng.choice(others)
+        if other.coders:
+            j = rng.randrange(len(other.coders))
+            parts.coders[i], parts.arguments[i] = other.coders[j], other.arguments[j]
+            parts.payloads[i] = other.payloads[j]
+
+
+def mutate_payload(parts: Parts, rng: random.Random) -> None:
+    full = [i for i, payload in enumerate(parts.payloads) if payload]
+    if not full:
+        return
+    i = rng.choice(full)
+    payload = bytearray(parts.payloads[i])
+    if parts.coders[i] in (spec.RANS8, spec.RANS12) and len(payload) > 136:
+        payload = mutate_rans(payload, parts.coders[i], rng)
+    else:
+        payload[rng.randrange(len(payload))] = rng.randrange(256)
+    if rng.random() < 0.1:  # bytes come or go
+        at = rng.randrange(len(payload) + 1)
+        cut = rng.choice((0, 1, 2, 3, 16, 128))
+        payload[at : at + cut] = rng.randbytes(rng.choice((0, 0, 1, 2, 3, 16)))
+    parts.payloads[i] = bytes(payload)
+    parts.arguments[i] = len(payload)
+
+
+def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray:
+    n_stream, n_patches = struct.unpack_from("<IH", payload)
+    n = payload[6] + 1
+    wide = 1 if coder == spec.RANS8 else 2
+    freq = 8 + n + (0 if wide == 1 else n % 2)
+    stream = freq + wide * n
+    states = stream + 2 * n_stream
+    patches = states + 128
+    kind = rng.randrange(12)
+    if patches + 3 * n_patches > len(payload):  # changed before: only bytes are left
+        kind = 11
+    if kind == 0:
+        struct.pack_into("<I", payload, 0, number(rng, n_stream, 32))
+    elif kind == 1:
+        struct.pack_into("<H", payload, 4, number(rng, n_patches, 16))
+    elif kind == 2:
+        payload[6] = number(rng, n - 1, 8)
+    elif kind == 3:
+        payload[8 + rng.randrange(n)] = rng.randrange(256)
+    elif kind in (4, 5):  # frequencies: the sum stays (4) or does not
+        a, b = (freq + wide * rng.randrange(n) for _ in range(2))
+        code = "<B" if wide == 1 else "<H"
+        [x], [y] = struct.unpack_from(code, payload, a), struct.unpack_from(code, payload, b)
+        step = min(x, rng.choice((1, x // 2, x)))
+        struct.pack_into(code, payload, a, x - step)
+        if kind == 4 and a != b:
+            struct.pack_into(code, payload, b, y + step & (1 << 8 * wide) - 1)
+    elif kind == 6:
+        lane = states + 4 * rng.randrange(32)
+        struct.pack_into("<I", payload, lane, number(rng, 1 << 16, 32))
+    elif kind == 7 and n_stream:
+        run = rng.randrange(1, 2 * n_stream + 1)
+        at = stream + rng.randrange(2 * n_stream - run + 1)
+        payload[at : at + run] = rng.choice((bytes(run), b"\xff" * run, rng.randbytes(run)))
+    elif kind == 8 and n_patches:
+        at = patches + 2 * rng.randrange(n_patches)
+        struct.pack_into("<H", payload, at, number(rng, 64, 16))
+    elif kind == 9 and n_patches:
+        payload[len(payload) - 1 - rng.randrange(n_patches)] = rng.randrange(256)
+    elif kind == 10:  # the stream shrinks or grows, honestly declared
+        change = rng.choice((-32, -2, -1, 1, 2, 32))
+        if n_stream + change >= 0:
+            struct.pack_into("<I", payload, 0, n_stream + change)
+            if change < 0:
+                del payload[states + 2 * change : states]
+            else:
+                payload[states:states] = rng.randbytes(2 * change)
+    else:
+        payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
+    return payload
+
+
+def mutant(base: Parts, rng: random.Random, others: list[Parts]) -> bytes:
+    parts = base.copy()
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        kind = rng.random()
+        if kind < 0.12 or not parts.coders:
+            mutate_header(parts, rng)
+        elif kind < 0.3:
+            mutate_entry(parts, rng, others)
+        else:
+            mutate_payload(parts, rng)
+    frame = parts.frame(rng)
+    if rng.random() < 0.03:  # shorter or longer than it says
+        cut = rng.randrange(len(frame) + 1)
+        frame = rng.choice((frame[:cut], frame + rng.randbytes(1 + cut % 40)))
+    return frame
+
+
+def rehashed(frame: bytes) -> bytes | None:
+    """The frame with the hashes of what its blocks decode to; None where a "must" is broken."""
+    try:
+        layout = spec.read_layout(frame)
+        hashes = b""
+        for block in range(len(layout.hashes)):
+            n = min(layout.block_words, layout.n_words - block * layout.block_words)
+            planes = []
+            for bits, (coder, argument), (at, size) in zip(
+                layout.type.planes, layout.entries[block], layout.payloads[block], strict=True
+            ):
+                spec.must(not any(frame[at + size : at + spec.align16(size)]), "padding")
+                planes.append(spec.decode_plane(coder, argument, frame[at : at + size], n, bits))
+            raw = spec.merge_planes(layout.type, planes)
+            hashes += struct.pack("<Q", make_frames.padded_hash(raw))
+    except spec.Refused:
+        return None
+    at = 40 + 8 * len(layout.shape)
+    return make_frames.reseal(frame[:at] + hashes + frame[at + len(hashes) :])

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decodes mutants between pages that must not be touched; a process of its own, since it may crash.
+
+    mutation_worker.py guard COUNT SEED     frames and outputs lie against forbidden pages
+    mutation_worker.py oracle COUNT SEED    block hashes are right too, spec_decoder.py judges
+    mutation_worker.py touch                reads one byte too far: must crash
+
+Prints one JSON object. Anything but a GpucodecError or a sound result is a traceback.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import json
+import mmap
+import random
+import struct
+import sys
+
+import make_frames
+import mutate
+import numpy as np
+import seeds
+import spec_decoder
+
+import gpucodec
+
+POISON = 0xA5
+CANARY = 64
+ROOM = 1 << 20
+LIMIT = ROOM // 2
+
+
+class Guarded:
+    """Memory with a forbidden page before and behind."""
+
+    def __init__(self) -> None:
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        page = mmap.PAGESIZE
+        self.map = mmap.mmap(-1, ROOM + 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        for forbidden in (start, start + page + ROOM):
+            status = self.libc.mprotect(ctypes.c_void_p(forbidden), page, 0)
+            assert status == 0, ctypes.get_errno()
+        self.bytes = np.frombuffer(self.map, np.uint8)[page : page + ROOM]
+
+    def place(self, size: int, *, low: bool) -> tuple[np.ndarray, np.ndarray]:
+        """``size`` bytes at the low or high end, and the canary on their other side."""
+        if low:
+            return self.bytes[:size], self.bytes[size : size + CANARY]
+        return self.bytes[ROOM - size :], self.bytes[ROOM - size - CANARY : ROOM - size]
+
+
+def all_seeds() -> list[make_frames.Made]:
+    """The small seeds, more small ones, and two of the largest block."""
+    frames = seeds.encoded() + seeds.made() + list(make_frames.random_frames(11, 60, 200))
+    for n, name in ((65_536, "float16"), (65_473, "uint8")):
+        rng = np.random.default_rng(n)
+        kind = spec_decoder.TYPES[make_frames.CODES[name]]
+        data = make_frames.random_data(rng, kind, n, "skewed")
+        frame = make_frames.build(
+            name, (n,), data, 16, lambda s, b, rng=rng: make_frames.any_coder(rng, s, b)
+        )
+        frames.append(make_frames.Made(f"largest-{name}", frame, name, (n,), data))
+    return [made for made in frames if len(made.frame) < LIMIT]
+
+
+def guard(count: int, seed: int) -> dict[str, int]:
+    made = all_seeds()
+    parts = [mutate.Parts(m.frame) for m in made]
+    small = [i for i, m in enumerate(made) if len(m.raw) < 10_000]
+    source, target = Guarded(), Guarded()
+    outcomes: collections.Counter[str] = collections.Counter()
+    rng = random.Random(seed)
+    for trial in range(count):
+        i = rng.choice(small) if trial % 64 else len(made) - 1 - trial // 64 % 2
+        frame = mutate.mutant(parts[i], rng, parts)
+        if len(frame) > ROOM - CANARY:
+            continue
+        low = bool(trial & 1)
+        placed, _ = source.place(len(frame), low=low)
+        placed[:] = np.frombuffer(frame, np.uint8)
+        declared = struct.unpack_from("<Q", frame, 8)[0] if len(frame) >= 16 else 0
+        size = declared if declared <= LIMIT else len(made[i].raw)
+        out, canary = target.place(size, low=bool(trial & 2))
+        out[:] = canary[:] = POISON
+        try:
+            if trial & 4:
+                gpucodec.decode(placed, out, threads=1, salvage=True)
+            elif trial & 8:
+                gpucodec.decode(placed, limit=LIMIT, threads=1)
+            else:
+                gpucodec.decode(placed, out, threads=1)
+            outcomes["accepted"] += 1
+        except gpucodec.GpucodecError as error:
+            outcomes[type(error).__name__] += 1
+        except ValueError as error:  # out has another size than a sound header says
+            assert "out has" in str(error), error
+            outcomes["size"] += 1
+        assert (canary == POISON).all(), (made[i].label, trial)
+    good = made[0]
+    assert gpucodec.decode(good.frame).tobytes() == good.raw
+    return dict(outcomes)
+
+
+def oracle(count: int, seed: int) -> dict[str, int]:
+    parts = [mutate.Parts(m.frame) for m in all_seeds() if len(m.raw) < 10_000]
+    outcomes: collections.Counter[str] = collections.Counter()
+    rng = random.Random(seed)
+    for trial in range(count):
+        frame = mutate.mutant(rng.choice(parts), rng, parts)
+        declared = struct.unpack_from("<Q", frame, 8)[0] if len(frame) >= 16 else 0
+        if declared > LIMIT:  # the oracle has no limit
+            continue
+        sound = mutate.rehashed(frame)
+        expected = None if sound is None else spec_decoder.decode(sound)
+        try:
+            found = gpucodec.decode(sound or frame, limit=LIMIT, threads=1)
+        except gpucodec.GpucodecError as error:
+            assert expected is None, (trial, seed, error)
+            outcomes["refused"] += 1
+        else:
+            assert expected is not None, (trial, seed, "the document refuses it")
+            assert found.tobytes() == expected.raw.tobytes(), (trial, seed)
+            assert found.shape == expected.shape
+            outcomes["accepted"] += 1
+    return dict(outcomes)
+
+
+def touch() -> None:
+    placed, _ = Guarded().place(16, low=False)
+    print(ctypes.c_uint8.from_address(placed.ctypes.data + 16).value)
+
+
+def check_bounds_are_checked() -> None:
+    import numba
+
+    @numba.njit
+    def read(array, i):
+        return array[i]
+
+    try:
+        read(np.zeros(4), np.uint64(4))
+    except IndexError:
+        return
+    raise AssertionError("NUMBA_BOUNDSCHECK has no effect")
+
+
+if __name__ == "__main__":
+    mode, *numbers = sys.argv[1:]
+    if mode == "touch":
+        touch()
+    else:
+        if numba_checks := "bounds" in numbers:
+            check_bounds_are_checked()
+        run = {"guard": guard, "oracle": oracle}[mode]
+        print(json.dumps(run(int(numbers[0]), int(numbers[1])) | {"bounds": numba_checks}))

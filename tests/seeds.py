@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small frames that between them use every feature: what the tests of damage start from.
+
+Half are written by gpucodec, half by make_frames from the document.
+"""
+
+from __future__ import annotations
+
+import make_frames
+import numpy as np
+import spec_decoder
+from helpers import sample
+
+import gpucodec
+
+# name, elements, content, block size: chosen so that together they cover `FEATURES`.
+ENCODED = (
+    ("uint8", 400, "skewed", 256),
+    ("uint8", 130, "constant", 64),
+    ("uint8", 300, "noise", 128),
+    ("int8", 200, "values", 128),
+    ("bool", 300, "values", 256),
+    ("uint16", 260, "skewed", 128),
+    ("int16", 200, "values", 64),
+    ("int32", 130, "values", 64),
+    ("uint64", 90, "skewed", 64),
+    ("int64", 100, "values", 128),
+    ("float16", 300, "values", 256),
+    ("float16", 127, "constant", 64),
+    ("bfloat16", 500, "values", 256),
+    ("bfloat16", 64, "noise", 64),
+    ("float32", 257, "values", 256),
+    ("float64", 100, "values", 64),
+    ("float64", 200, "noise", 128),
+    ("float64", 330, "skewed", 256),
+    ("float8_e4m3fn", 400, "values", 256),
+    ("float8_e5m2", 350, "rare", 128),
+    ("float8_e8m0fnu", 300, "skewed", 128),
+    ("complex64", 70, "values", 128),
+    ("complex128", 40, "constant", 64),
+    ("uint8", 0, "noise", 64),
+    ("float32", 1, "noise", 64),
+)
+SHAPES = {0: (3, 0), 1: (), 500: (5, 4, 25)}  # by number of elements
+
+
+def encoded() -> list[make_frames.Made]:
+    frames = []
+    for name, n, content, block in ENCODED:
+        array = sample(name, n, content).reshape(SHAPES.get(n, (n,)))
+        frame = gpucodec.encode(array, gpucodec.TensorConfig(block_size=block)).tobytes()
+        label = f"encoded-{name}-{n}-{content}-{block}"
+        frames.append(make_frames.Made(label, frame, name, array.shape, array.tobytes()))
+    rare = np.tile(np.arange(40, dtype=np.uint8) % 4, 400)
+    rare[[5, 77, 4000]] = 200, 201, 202  # rare enough to be patched
+    frame = gpucodec.encode(rare).tobytes()
+    frames.append(make_frames.Made("encoded-patches", frame, "uint8", rare.shape, rare.tobytes()))
+    return frames
+
+
+def made(count: int = 24, seed: int = 7, max_words: int = 200) -> list[make_frames.Made]:
+    """Frames of the generator in which every table symbol occurs (see the document on encoders)."""
+    frames = []
+    for i in range(count):
+        rng = np.random.default_rng([seed, i])
+        frames.append(make_frames.random_frame(rng, max_words, exact=True))
+    return frames
+
+
+def features(frame: bytes) -> set[str]:
+    """Names of what a valid frame uses."""
+    layout = spec_decoder.read_layout(frame)
+    found = {layout.type.transform, f"{len(layout.shape)} dims" if len(layout.shape) < 2 else "dims"}
+    found.add(("no block", "one block", "blocks")[min(2, len(layout.hashes))])
+    for block, entries in enumerate(layout.entries):
+        n = min(layout.block_words, layout.n_words - block * layout.block_words)
+        planes = zip(entries, layout.payloads[block], layout.type.planes, strict=True)
+        for (coder, _), (at, size), bits in planes:
+            name = ("raw", "constant", "rans8", "rans12")[coder]
+            found |= {name, f"{name} {'narrow' if bits < 8 else 'wide'}"}
+            if size % 16:
+                found.add("padding")
+            if coder >= spec_decoder.RANS8:
+                if frame[at + 4] or frame[at + 5]:
+                    found.add("patches")
+                found.add("rows" if n > 64 else "only a tail")
+    return found
+
+
+FEATURES = {
+    *("plain", "rotate", "zigzag", "rotate+bias", "0 dims", "1 dims", "dims"),
+    *("no block", "one block", "blocks", "padding", "patches", "rows"),
+    *(f"{c}{w}" for c in ("raw", "constant", "rans8", "rans12") for w in ("", " narrow", " wide")),
+}

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run end to end and do not flatter: losses are reported as losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # bench/ is not installed
+
+from bench import bounds, corpus, goals, levels, measure, peers  # noqa: E402
+
+FAKES = {
+    "weights": np.float32,
+    "gradients": np.float32,
+    "gradients_autocast": np.float32,
+    "exp_avg": np.float32,
+    "exp_avg_sq": np.float32,
+    "pre_relu": ml_dtypes.bfloat16,
+    "post_relu": ml_dtypes.bfloat16,
+    "attention": ml_dtypes.bfloat16,
+}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A corpus of random numbers where the trained one would be, so that nothing is trained."""
+    monkeypatch.setenv(corpus.CACHE_VARIABLE, str(tmp_path))
+    folder = corpus.cache_folder("tiny")
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, dtype in FAKES.items():
+        values = rng.normal(0, 0.02, (300, 256))
+        values = np.maximum(values, 0) if name == "post_relu" else values
+        save_file({"a": values.astype(dtype)}, folder / f"{name}.safetensors")
+    (folder / "sources.jsonl").write_text('{"text": "import this"}\n' * 1000)
+    (folder / corpus.FACTS).write_text(json.dumps({"losses": [5.5, 2.5], "seconds": 0}))
+    return folder
+
+
+@pytest.mark.usefixtures("cache")
+def test_quick_run(tmp_path):
+    written, tables = tmp_path / "figures.json", tmp_path / "tables.md"
+    options = ["--quick", "--size", "tiny", "--rounds", "1", "--json", written]
+    subprocess.run(
+        [sys.executable, "-m", "bench.lossless", *options, "--markdown", tables],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    figures = json.loads(written.read_text())
+    weights = figures["contests"]["native"]["kinds"]["weights bfloat16"]
+    assert 1.4 < weights["results"][peers.OURS]["ratio"] < weights["bound"] < 1.6
+    assert weights["bound_top_field"] <= weights["bound"]
+    assert set(figures["threads"]) >= {"encode", "decode"}
+    assert "weights bfloat16" in tables.read_text()
+
+
+def test_every_kind_is_made(cache):
+    opened = corpus.Corpus(cache)
+    for kind in opened.kinds():
+        if kind.startswith("pretrained"):
+            continue
+        array = opened.flat(kind)
+        assert array.dtype.name == kind.split()[-1]
+        assert array.size > 1000, kind
+
+
+def test_bounds_of_known_entropy():
+    assert bounds.ratios(np.zeros(1000, np.uint16))[0] == 16_000  # no bits at all count as one
+    uniform = np.arange(1 << 16, dtype=np.uint16)
+    assert bounds.ratios(uniform) == pytest.approx((1, 1))
+    signs = np.resize(np.array([1, -1], np.float32), 4096).astype(ml_dtypes.bfloat16)
+    assert bounds.ratios(signs) == pytest.approx((16, 2))  # one bit of sign; the exponent is free
+    for d in bounds.spec.DTYPES:  # fields put together again are the transformed word
+        array = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, d.name, d.name))
+        assert sum(width for width, _ in bounds.fields(array)) == 8 * d.word_bytes
+
+
+def test_a_codec_that_loses_bits_is_not_timed():
+    array = np.arange(1000, dtype=np.uint8)
+    lossy = peers.Codec("lossy", "0", np.copy, lambda a: a >> 1, lambda a: a << 1)
+    with pytest.raises(RuntimeError, match="lossy does not return uint8 as it was"):
+        measure.race(array, [lossy])
+
+
+def test_races_compare_within_rounds():
+    array = np.zeros(1000, np.uint8)
+    fast = peers.Codec(peers.ZIPNN, "0", np.copy, np.copy, np.copy)
+    [result] = measure.race(array, [fast], rounds=3)
+    assert (result.encode_x, result.decode_x, result.rounds, result.ratio) == (1, 1, 3, 1)
+    assert measure.relative([2, 20, 4], [1, 10, 1]) == 2
+    assert measure.spread([1.0]) == 0
+
+
+def test_goals_show_losses_and_gaps():
+    def contest(level, encode_x, decode_x):
+        results = {
+            peers.OURS: {"ratio": 1.49, "encode_x": encode_x, "decode_x": decode_x},
+            peers.ZIPNN: {"ratio": 1.50},
+        }
+        return {"level": level, "kinds": {goals.TRAINED: {"bound": 1.51, "results": results}}}
+
+    contests = {"native": contest("avx512", 2.5, 1.4), "plain": contest("plain", 0.9, 0.9)}
+    found = {goal.name: goal.holds for goal in goals.goals({"contests": contests})}
+    assert found[f"ratio, {goals.TRAINED}"] is False
+    assert found["encode, avx512, one core"] is True
+    assert found["decode, avx512, one core"] is False
+    assert found["encode, avx2, one core"] is None
+    assert found["decode, plain, one core"] is True
+    rows = {row[0]: row[-1] for row in goals.table({"contests": contests}).rows}
+    assert rows["decode, avx512, one core"] == "NO"
+    assert rows["encode, avx2, one core"] == "not measured"
+
+
+def test_levels_reach_numba(tmp_path, monkeypatch):
+    probe = tmp_path / "probe.py"
+    probe.write_text(
+        "import json, os, sys\n"
+        "open(sys.argv[-1], 'w').write(json.dumps(os.environ.get('NUMBA_CPU_NAME')))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("NUMBA_CPU_NAME", "of the caller")
+    assert levels.run("probe", [], "plain") == "generic"
+    assert levels.run("probe", []) is None
