@@ -17,7 +17,7 @@ import rich.console
 
 from . import goals, levels, measure, peers
 from .corpus import open_corpus
-from .tables import Table, percent, times
+from .tables import Table, insert, percent, times
 
 QUICK_KINDS: Final = (
     "weights bfloat16",
@@ -165,6 +165,16 @@ def level_table(contests: dict[str, Any]) -> Table:
     return table
 
 
+def machine_line(figures: dict[str, Any]) -> str:
+    """Where and when: what a figure is worth nothing without."""
+    m = figures["machine"]
+    losses = figures["training"]["losses"]
+    return (
+        f"{m['date']}, {m['cpu']}, {m['cores']} cores, {m['system']}, Python {m['python']}, "
+        f"load {m['load']}. The small GPT's loss fell from {losses[0]:.2f} to {losses[-1]:.2f}.\n"
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.lossless", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few kinds, cut short, one level")
@@ -172,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, help="of each race (default 9, quick 3)")
     parser.add_argument("--threads", type=int, default=2, help="of the scaling test, 0 for none")
     parser.add_argument("--json", type=Path, help="write all figures here")
-    parser.add_argument("--markdown", type=Path, help="write the tables here")
+    parser.add_argument("--markdown", type=Path, help="write the tables here, between their marks")
     parser.add_argument("--show", type=Path, metavar="JSON", help="show figures, measure nothing")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (3 if options.quick else 9)
@@ -187,7 +197,8 @@ def main(arguments: list[str] | None = None) -> None:
     for table in shown:
         table.show(console)
     if options.markdown:
-        options.markdown.write_text("\n".join(table.markdown() for table in shown))
+        text = "\n".join([machine_line(figures), *(table.markdown() for table in shown)])
+        insert(options.markdown, "lossless", text)
 
 
 if __name__ == "__main__":

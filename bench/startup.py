@@ -25,12 +25,14 @@ WARM_STARTS: Final = 5
 HEAVY: Final = ("numba", "torch", "cupy", "zarr")
 IMPORT_PROBE: Final = """
 import sys, time
-begin = time.perf_counter()
+clocks = time.process_time, time.perf_counter
+begin = [clock() for clock in clocks]
 import numpy
-middle = time.perf_counter()
+middle = [clock() for clock in clocks]
 import gpucodec
-end = time.perf_counter()
-print(end - begin, end - middle, *[name for name in {heavy!r} if name in sys.modules])
+end = [clock() for clock in clocks]
+print(end[1] - begin[1], end[0] - begin[0], end[0] - middle[0])
+print(*[name for name in {heavy!r} if name in sys.modules])
 """
 
 
@@ -56,18 +58,15 @@ def first_calls(names: list[str]) -> dict[str, Any]:
 
 def imports() -> dict[str, Any]:
     """Median seconds of the import, and heavy modules that it pulled in."""
-    probe = IMPORT_PROBE.format(heavy=HEAVY)
-    lines = [
-        subprocess.run(
-            [sys.executable, "-c", probe], check=True, capture_output=True, text=True
-        ).stdout.split()
+    command = [sys.executable, "-c", IMPORT_PROBE.format(heavy=HEAVY)]
+    runs = [
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
         for _ in range(IMPORTS)
     ]
-    return {
-        "seconds": statistics.median(float(line[0]) for line in lines),
-        "without_numpy": statistics.median(float(line[1]) for line in lines),
-        "heavy": sorted({name for line in lines for name in line[2:]}),
-    }
+    seconds = zip(*([float(word) for word in times.split()] for times, _ in runs), strict=True)
+    names = ("wall", "cpu", "cpu_without_numpy")
+    figures = dict(zip(names, map(statistics.median, seconds), strict=True))
+    return figures | {"heavy": sorted({name for _, heavy in runs for name in heavy.split()})}
 
 
 def measure_startup() -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import rich.console
 import rich.table
@@ -48,3 +49,12 @@ def times(value: float | None) -> str:
 
 def percent(value: float) -> str:
     return f"{100 * value:+.2f} %"
+
+
+def insert(path: Path, name: str, text: str) -> None:
+    """Put Markdown between the marks ``name`` of a file; make both if they are missing."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    old = path.read_text() if path.exists() else ""
+    before, _, rest = old.partition(begin)
+    after = rest.partition(end)[2] or "\n"
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")

@@ -341,7 +341,9 @@ def _bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
     size = frame.block_bytes
     return [
         BadBlock(
-            int(b), int(b) * size, min((int(b) + 1) * size, frame.decoded_bytes),
+            int(b),
+            int(b) * size,
+            min((int(b) + 1) * size, frame.decoded_bytes),
             spec.STATUS_TEXT[status[b]],
         )
         for b in np.flatnonzero(status)

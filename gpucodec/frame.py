@@ -158,9 +158,7 @@ def _geometry(raw: Bytes) -> tuple[DType, int, int, int, int, int, int]:
         message = f"frame has {n_dims} dimensions, the format allows {spec.MAX_DIMS}"
         raise CorruptionError(message)
     if not spec.MIN_BLOCK_LOG <= block_log <= spec.MAX_BLOCK_LOG:
-        message = (
-            f"block_log is {block_log}, not {spec.MIN_BLOCK_LOG} to {spec.MAX_BLOCK_LOG}"
-        )
+        message = f"block_log is {block_log}, not {spec.MIN_BLOCK_LOG} to {spec.MAX_BLOCK_LOG}"
         raise CorruptionError(message)
     dtype = BY_CODE[code]
     n_words, rest = divmod(decoded, dtype.spec.word_bytes)

@@ -21,7 +21,8 @@ that each symbol of a table occurs in the coded rows.
 6. The size of each is estimated: header, table, states, `P - log2 f` bits for a symbol,
    and for a symbol that the table lacks a patch and the bits of the most frequent one. `log2` has
    `LOG2_BITS` bits of fraction, from a table of 2^8 steps with linear interpolation. The counts are
-   scaled to all full rows. The smaller wins, rans8 if equal; raw, if neither is below it.
+   scaled to all full rows. rans12 wins if it is smaller by `2^-RANS12_MIN_GAIN_LOG` of rans8's, as it is
+   slower; raw, if the winner is not below it.
 7. If rans12 won from a sample, or there was no table, or the payload has more than
    `n >> PATCH_RETRY_LOG` patches, all full rows are counted and steps 4 to 6 repeated.
 """
@@ -47,6 +48,7 @@ from .spec import (
     RANS8_MAX_SYMBOLS,
     RANS12,
     RANS12_BITS,
+    RANS12_MIN_GAIN_LOG,
     RANS_HEADER_BYTES,
     RANS_STATES_BYTES,
     RARE_LOG,
@@ -247,7 +249,7 @@ def _rans_plane(symbols, n, bits, raw_bytes, out, scratch):  # type: ignore[no-u
             count, estimate = _plan(
                 counts[0], n_counted, n_rows * ROW, candidate, table, frequencies
             )
-            if candidate == RANS8 or estimate < size:
+            if candidate == RANS8 or estimate + (size >> RANS12_MIN_GAIN_LOG) < size:
                 coder, n_symbols, size = candidate, count, estimate
         if stride > 1 and (n_symbols == 0 or coder == RANS12):
             stride = 1

@@ -27,6 +27,7 @@ from .spec import (
     RANS8_MAX_SYMBOLS,
     RANS12,
     RANS12_BITS,
+    RANS12_BITMAP_BYTES as BITMAP_BYTES,
     RANS12_MAX_SYMBOLS,
     RANS_HEADER_BYTES,
     RANS_STATE_LOW,
@@ -37,9 +38,9 @@ from .spec import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Rows of `Layout`: byte offsets and counts of a payload under examination.
-N_WORDS, N_PATCHES, N_SYMBOLS, SYMBOLS_AT, FREQUENCIES_AT, WORDS_AT, STATES_AT, PATCHES_AT = range(8)
-LAYOUT_FIELDS = 8
+# Rows of `layout`: byte offsets and counts of a payload under examination.
+N_WORDS, N_PATCHES, N_SYMBOLS, WORDS_AT, STATES_AT, PATCHES_AT, FILLER = range(7)
+LAYOUT_FIELDS = 7
 
 
 class DecodeScratch(NamedTuple):
@@ -48,6 +49,8 @@ class DecodeScratch(NamedTuple):
     tables: NDArray[np.uint8]  # [2, simd.DECODE_TABLE_BYTES]
     states: NDArray[np.uint32]  # [2, LANES]
     layouts: NDArray[np.int64]  # [2, LAYOUT_FIELDS]
+    symbols: NDArray[np.uint8]  # [2, 256]
+    frequencies: NDArray[np.uint32]  # [2, 256]
 
 
 class EncodeScratch(NamedTuple):
@@ -68,6 +71,8 @@ def decode_scratch(block_words: int) -> DecodeScratch:  # noqa: ARG001 - same sh
         np.empty((2, simd.DECODE_TABLE_BYTES), np.uint8),
         np.empty((2, LANES), np.uint32),
         np.empty((2, LAYOUT_FIELDS), np.int64),
+        np.empty((2, 256), np.uint8),
+        np.empty((2, 256), np.uint32),
     )
 
 
@@ -101,18 +106,60 @@ def _write(value: int, n_bytes: int, out: NDArray[np.uint8], at: int) -> int:
 
 @kernel
 def table_bytes(coder: int, n_symbols: int) -> int:
-    """Bytes of a payload's table: symbols and frequencies, with rans12's alignment."""
-    return 2 * n_symbols if coder == RANS8 else 3 * n_symbols + n_symbols % 2
+    """Bytes of a payload's table, padded to an even number."""
+    return 2 * n_symbols if coder == RANS8 else BITMAP_BYTES + (3 * n_symbols + 3) // 4 * 2
 
 
 # --- decode -------------------------------------------------------------------------------------
 
 
 @kernel
+def _read_table(coder, payload, n_symbols, symbols, frequencies):  # type: ignore[no-untyped-def]
+    """Read and check a table; its most frequent symbol, or -1 if it is not valid."""
+    end = RANS_HEADER_BYTES + table_bytes(coder, n_symbols)
+    n_found = 0
+    if coder == RANS8:
+        previous = -1
+        for i in range(n_symbols):
+            symbol = np.int64(payload[RANS_HEADER_BYTES + i])
+            if symbol <= previous:
+                return -1
+            previous = symbol
+            symbols[i] = np.uint8(symbol)
+            frequencies[i] = np.uint32(payload[RANS_HEADER_BYTES + n_symbols + i])
+    else:
+        for symbol in range(RANS12_MAX_SYMBOLS):
+            if (payload[RANS_HEADER_BYTES + (symbol >> 3)] >> (symbol & 7)) & 1 != 0:
+                symbols[n_found] = np.uint8(symbol)
+                n_found += 1
+        if n_found != n_symbols:
+            return -1
+        at = RANS_HEADER_BYTES + BITMAP_BYTES
+        for i in range(n_symbols):
+            pair = _read(payload, at + 3 * (i >> 1), 2 + (i & 1))
+            frequencies[i] = np.uint32((pair >> (12 * (i & 1))) & 4095)
+        used = (3 * n_symbols + 1) >> 1
+        if n_symbols & 1 != 0 and payload[at + used - 1] >> 4 != 0:
+            return -1
+        if at + used < end and payload[end - 1] != 0:
+            return -1
+    total, most = np.int64(0), 0
+    for i in range(n_symbols):
+        if frequencies[i] == 0:
+            return -1
+        if frequencies[i] > frequencies[most]:
+            most = i
+        total += np.int64(frequencies[i])
+    if total != 1 << (RANS8_BITS if coder == RANS8 else RANS12_BITS):
+        return -1
+    return np.int64(symbols[most])
+
+
+@kernel
 def _examine(  # type: ignore[no-untyped-def]
-    coder, argument, payload, n, bits, layout, states
+    coder, argument, payload, n, bits, layout, states, symbols, frequencies
 ):
-    """Check a payload's sizes, table, states and patches; fill `layout` and `states`. A status."""
+    """Check a payload's sizes, table, states and patches; fill the arrays. A status."""
     n_rows = (n - 1) // ROW
     if payload.size != argument or argument < RANS_HEADER_BYTES + RANS_STATES_BYTES:
         return BAD_SIZE
@@ -122,31 +169,15 @@ def _examine(  # type: ignore[no-untyped-def]
     most = RANS8_MAX_SYMBOLS if coder == RANS8 else RANS12_MAX_SYMBOLS
     if payload[7] != 0 or n_symbols < 2 or n_symbols > most:
         return BAD_TABLE
-    frequency_bytes = 1 if coder == RANS8 else 2
-    symbols_at = RANS_HEADER_BYTES
-    frequencies_at = symbols_at + n_symbols
-    if coder == RANS12:
-        frequencies_at += n_symbols % 2
-    words_at = frequencies_at + frequency_bytes * n_symbols
+    words_at = RANS_HEADER_BYTES + table_bytes(coder, n_symbols)
     states_at = words_at + 2 * n_words
     patches_at = states_at + RANS_STATES_BYTES
     if patches_at + PATCH_BYTES * n_patches != argument:
         return BAD_SIZE
-    if frequencies_at > symbols_at + n_symbols and payload[symbols_at + n_symbols] != 0:
+    filler = _read_table(coder, payload, n_symbols, symbols, frequencies)
+    if filler < 0:
         return BAD_TABLE
-
-    total = 0
-    previous = -1
-    for i in range(n_symbols):
-        symbol = np.int64(payload[symbols_at + i])
-        frequency = _read(payload, frequencies_at + frequency_bytes * i, frequency_bytes)
-        if symbol <= previous or frequency == 0:
-            return BAD_TABLE
-        previous = symbol
-        total += frequency
-    if total != 1 << (RANS8_BITS if coder == RANS8 else RANS12_BITS):
-        return BAD_TABLE
-    if previous >> bits != 0:
+    if symbols[n_symbols - 1] >> bits != 0:
         return BAD_SYMBOL
 
     for lane in range(LANES):
@@ -156,23 +187,23 @@ def _examine(  # type: ignore[no-untyped-def]
         states[lane] = np.uint32(state)
 
     previous = -1
-    symbols = patches_at + 2 * n_patches
+    patch_symbols = patches_at + 2 * n_patches
     for i in range(n_patches):
         position = _read(payload, patches_at + 2 * i, 2)
-        if position <= previous or position >= n_rows * ROW:
+        symbol = np.int64(payload[patch_symbols + i])
+        if position <= previous or position >= n_rows * ROW or symbol == filler:
             return BAD_PATCH
-        if payload[symbols + i] >> bits != 0:
+        if symbol >> bits != 0:
             return BAD_SYMBOL
         previous = position
 
     layout[N_WORDS] = n_words
     layout[N_PATCHES] = n_patches
     layout[N_SYMBOLS] = n_symbols
-    layout[SYMBOLS_AT] = symbols_at
-    layout[FREQUENCIES_AT] = frequencies_at
     layout[WORDS_AT] = words_at
     layout[STATES_AT] = states_at
     layout[PATCHES_AT] = patches_at
+    layout[FILLER] = filler
     return OK
 
 
@@ -198,7 +229,10 @@ def _finish(payload, n, bits, out, layout, states, n_used):  # type: ignore[no-u
     positions = layout[PATCHES_AT]
     symbols = positions + 2 * layout[N_PATCHES]
     for i in range(layout[N_PATCHES]):
-        out[_read(payload, positions + 2 * i, 2)] = payload[symbols + i]
+        position = _read(payload, positions + 2 * i, 2)
+        if np.int64(out[position]) != layout[FILLER]:
+            return BAD_PATCH
+        out[position] = payload[symbols + i]
     return OK
 
 
@@ -210,14 +244,14 @@ def decode_plane(coder, argument, payload, n, bits, out, scratch):  # type: igno
     nothing outside it is read and nothing outside `out`'s room written, whatever it says.
     """
     layout, states, table = scratch.layouts[0], scratch.states[0], scratch.tables[0]
-    status = _examine(coder, argument, payload, n, bits, layout, states)
+    symbols, frequencies = scratch.symbols[0], scratch.frequencies[0]
+    status = _examine(coder, argument, payload, n, bits, layout, states, symbols, frequencies)
     if status != OK:
         return status
     n_rows = (n - 1) // ROW
     words = payload[layout[WORDS_AT] :]
     n_words = layout[N_WORDS]
-    symbols = payload[layout[SYMBOLS_AT] : layout[SYMBOLS_AT] + layout[N_SYMBOLS]]
-    frequencies = payload[layout[FREQUENCIES_AT] : layout[WORDS_AT]]
+    symbols = symbols[: layout[N_SYMBOLS]]
     if coder == RANS8:
         simd.decode_table8(symbols, frequencies, table)
         n_used = simd.decode_rows8(words, n_words, n_rows, table, states, out)
@@ -279,13 +313,21 @@ def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: igno
     at = _write(n_words, 4, out, 0)
     at = _write(n_patches, 2, out, at)
     at = _write(n_symbols - 1, 2, out, at)
-    out[at : at + n_symbols] = present
-    at += n_symbols
-    if coder == RANS12 and n_symbols % 2 == 1:
-        out[at] = 0
-        at += 1
-    for i in range(n_symbols):
-        at = _write(np.int64(frequencies[i]), 1 if coder == RANS8 else 2, out, at)
+    for i in range(at, at + table_bytes(coder, n_symbols)):
+        out[i] = 0
+    if coder == RANS8:
+        for i in range(n_symbols):
+            out[at + i] = present[i]
+            out[at + n_symbols + i] = np.uint8(frequencies[i])
+    else:
+        for i in range(n_symbols):
+            symbol, frequency = np.int64(present[i]), np.int64(frequencies[i])
+            out[at + (symbol >> 3)] |= np.uint8(1 << (symbol & 7))
+            where = at + BITMAP_BYTES + 3 * (i >> 1) + (i & 1)
+            shifted = frequency << (4 * (i & 1))
+            out[where] |= np.uint8(shifted & 255)
+            out[where + 1] |= np.uint8(shifted >> 8)
+    at += table_bytes(coder, n_symbols)
     used = words[words.size - n_words :].view(np.uint8)
     out[at : at + 2 * n_words] = used
     at += 2 * n_words

@@ -304,6 +304,7 @@ def _encode_one(typing_context: Any, arguments: Any, n_rows: Any) -> Any:  # noq
         fields = [entry(RECIPROCAL + 64 * i, D16) for i in range(4)]
         more = entry(ONE_MORE, D16)
         m.odd_dwords = entry(640, vector(16, 1))
+        sixteen = entry(704, W32)
 
         def row(k: Any, state: list[Any]) -> list[Any]:
             even, odd, at = state
@@ -320,7 +321,7 @@ def _encode_one(typing_context: Any, arguments: Any, n_rows: Any) -> Any:  # noq
             mask = b.lshr(constant(I64, (1 << 32) - 1), b.sub(constant(I64, 32), m.count(full)))
             mask = b.bitcast(b.trunc(mask, I32), vector(32, 1))
             m.store_words(m.compress_words(m.interleave(even, odd), full), at, mask)
-            shift = m.dwords(b.select(full, constant(W32, 16), constant(W32, 0)))
+            shift = m.dwords(b.select(full, sixteen, constant(W32, 0)))
             even = m.funnel_right(even, shift)
             odd = b.lshr(odd, b.lshr(shift, constant(D16, 16)))
             codes = [m.dwords(i)] + [b.lshr(m.dwords(i), constant(D16, 8 * j)) for j in (1, 2, 3)]
@@ -349,6 +350,7 @@ def encode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     dwords = table[RECIPROCAL:ONE_MORE].view(np.uint32)
     table[640] = 0xAA
     table[641] = 0xAA
+    table[704:768].view(np.uint16)[:] = 16
     table[E_FREQUENCY : ONE_MORE] = 0
     most = 0
     for i in range(symbols.size):

@@ -15,13 +15,9 @@ ENCODE_TABLE_BYTES = 16 * 256  # two u64 a symbol
 def _decode_table(symbols, frequencies, table, bits):  # type: ignore[no-untyped-def]
     """A u32 for each slot: frequency, slot - start, symbol from the lowest bits up."""
     entries = table.view(np.uint32)
-    wide = frequencies.size > symbols.size
     slot = np.int64(0)
     for i in range(symbols.size):
-        if wide:
-            frequency = np.int64(frequencies[2 * i]) | np.int64(frequencies[2 * i + 1]) << 8
-        else:
-            frequency = np.int64(frequencies[i])
+        frequency = np.int64(frequencies[i])
         for j in range(frequency):
             entry = np.int64(symbols[i]) << (2 * bits) | j << bits | frequency
             entries[slot + j] = np.uint32(entry)

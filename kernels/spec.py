@@ -50,6 +50,7 @@ RANS8_BITS: Final = 8  # two of them fit one 16-bit renormalisation
 RANS8_MAX_SYMBOLS: Final = 32  # two 16-lane registers of encoder entries
 RANS12_BITS: Final = 12
 RANS12_MAX_SYMBOLS: Final = 256
+RANS12_BITMAP_BYTES: Final = 32  # of its table: which symbols occur
 PATCH_BYTES: Final = 3  # u16 position, u8 symbol
 
 # --- words and planes -----------------------------------------------------------------------

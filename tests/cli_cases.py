@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-
 import ml_dtypes
 import numpy as np
 from click.testing import CliRunner
@@ -68,4 +66,4 @@ def same(a, b):
 
 def only(folder):
     """Names in a folder, hidden ones too."""
-    return sorted(os.listdir(folder))
+    return sorted(path.name for path in folder.iterdir())

@@ -50,6 +50,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("cache")
 def test_quick_run(tmp_path):
     written, tables = tmp_path / "figures.json", tmp_path / "tables.md"
+    tables.write_text("Kept.\n<!-- begin lossless -->\nstale\n<!-- end lossless -->\n")
     options = ["--quick", "--size", "tiny", "--rounds", "1", "--json", written]
     subprocess.run(
         [sys.executable, "-m", "bench.lossless", *options, "--markdown", tables],
@@ -64,7 +65,10 @@ def test_quick_run(tmp_path):
     assert 1.4 < weights["results"][peers.OURS]["ratio"] < weights["bound"] < 1.6
     assert weights["bound_top_field"] <= weights["bound"]
     assert set(figures["threads"]) >= {"encode", "decode"}
-    assert "weights bfloat16" in tables.read_text()
+    text = tables.read_text()
+    assert text.startswith("Kept.")
+    assert "| weights bfloat16 |" in text
+    assert "stale" not in text
 
 
 def test_every_kind_is_made(cache):

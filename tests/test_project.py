@@ -167,6 +167,16 @@ def test_readme_is_short_and_its_promises_have_tests():
     assert all((ROOT / name).exists() for name in named), named
 
 
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [example, *_] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    variables = {}
+    exec(example, variables)
+    stored, rows = variables["array"], variables["rows"]
+    assert rows.tobytes() == variables["weights"][100:110].tobytes()
+    assert stored.nbytes_stored() < stored.nbytes / 1.4
+
+
 def test_versions_agree():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{gpucodec.__version__}]" in changelog

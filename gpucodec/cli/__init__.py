@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 import warnings
@@ -56,6 +57,7 @@ def main(threads: int | None) -> None:
     """
     if threads is not None:
         set_threads(threads)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that an error left behind
     _terminate_cleanly()
 
 
@@ -91,16 +93,15 @@ def compress(src: Path, dst: Path, *, check: bool, force: bool) -> None:
         _copy(src, dst, "gpucodec", force=force)
         return
     _write(src, dst, contents, check=check, force=force)
-    opened = stores.open_store(dst)
-    stored = sum(map(opened.size, opened.keys))
-    _report(src, dst, contents.nbytes, stored, time.perf_counter() - started)
+    n_bytes = contents.nbytes
+    _report(src, n_bytes, dst, stores.open_store(dst).stored_bytes, n_bytes, started)
 
 
 def _write(src: Path, dst: Path, contents: Any, *, check: bool, force: bool) -> None:
-    from . import check as checks
-    from . import output, stores
-    from .console import progress
+    from . import check as checks, output, stores
+    from .console import progress, ready
 
+    ready()
     with output.replacing(dst, force=force) as partial:
         with progress(f"compress {src.name}", contents.nbytes) as done:
             stores.write(partial, contents.watched(done), "gpucodec")
@@ -121,8 +122,9 @@ def decompress(src: Path, dst: Path, *, force: bool) -> None:
     The name of DST says which kind: .safetensors, .pt .pth .bin, .npy or .npz.
     """
     from . import files, output, stores
-    from .console import progress
+    from .console import progress, ready
 
+    ready()
     started = time.perf_counter()
     write = files.writer(dst)
     opened = stores.open_store(src)
@@ -132,8 +134,7 @@ def decompress(src: Path, dst: Path, *, force: bool) -> None:
         progress(f"decompress {src.name}", contents.nbytes) as done,
     ):
         write(partial, contents.watched(done))
-    stored = sum(map(opened.size, opened.keys))
-    _report(src, dst, stored, contents.nbytes, time.perf_counter() - started)
+    _report(src, opened.stored_bytes, dst, contents.nbytes, contents.nbytes, started)
 
 
 @main.command()
@@ -154,15 +155,15 @@ def copy(src: Path, dst: Path, *, codec: str, force: bool) -> None:
 
 def _copy(src: Path, dst: Path, codec: str, *, force: bool) -> None:
     from . import output, stores, transcode
-    from .console import progress
+    from .console import progress, ready
 
+    ready()
     started = time.perf_counter()
     opened = stores.open_store(src)
-    total = sum(array.nbytes for array in opened.arrays.values())
+    total, before = opened.decoded_bytes, opened.stored_bytes
     with output.replacing(dst, force=force) as partial, progress(f"copy {src.name}", total) as done:
         transcode.copy(opened, partial, codec, done)
-    before, after = (sum(map(store.size, store.keys)) for store in (opened, stores.open_store(dst)))
-    _report(src, dst, before, after, time.perf_counter() - started)
+    _report(src, before, dst, stores.open_store(dst).stored_bytes, total, started)
 
 
 @main.command()
@@ -186,15 +187,15 @@ def verify(path: Path) -> None:
     The exit code is 1 if anything is damaged or missing.
     """
     from . import check, stores
-    from .console import progress, say
+    from .console import progress, ready, say
 
+    ready()
     if path.is_file() and path.suffix != ".zip":
         check.frame(path)
         say(f"{path}: sound")
         return
     opened = stores.open_store(path)
-    total = sum(array.nbytes for array in opened.arrays.values())
-    with progress(f"verify {path.name}", total) as done:
+    with progress(f"verify {path.name}", opened.decoded_bytes) as done:
         findings = list(check.store(opened, done))
     for finding in findings:
         click.echo(f"error: {finding}", err=True)
@@ -238,9 +239,10 @@ def demo(file: Path | None, steps: int, keep: Path | None) -> None:
     demonstration.run(file, steps, keep)
 
 
-def _report(src: Path, dst: Path, before: int, after: int, seconds: float) -> None:
+def _report(src: Path, before: int, dst: Path, after: int, decoded: int, started: float) -> None:
     from .console import rate, say, size
 
-    ratio = before / max(1, after)
-    speed = rate(max(before, after), seconds)
-    say(f"{src} {size(before)} -> {dst} {size(after)}, ratio {ratio:.3f}, {seconds:.1f} s, {speed}")
+    seconds = time.perf_counter() - started
+    smaller = min(before, after)
+    say(f"{src} {size(before)} -> {dst} {size(after)}")
+    say(f"ratio {decoded / max(1, smaller):.3f}, {seconds:.1f} s, {rate(decoded, seconds)}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from .. import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +39,12 @@ def console() -> Console:
 def say(*parts: Any) -> None:
     """Print a line; square brackets are not markup, since names of tensors may have them."""
     console().print(*parts, markup=False, soft_wrap=True)
+
+
+def ready() -> None:
+    """Load the kernels. The first time they are compiled, which takes a while and is announced."""
+    with Console(stderr=True).status("compiling the kernels for this CPU, once"):
+        decode(encode(np.arange(1 << 12, dtype=np.float32)))
 
 
 @contextmanager

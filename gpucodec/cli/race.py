@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from . import files, peers
-from .console import rate, say, size, table
+from .console import rate, ready, say, size, table
 from .errors import CommandError
 from .tensors import as_bytes
 
@@ -38,6 +38,7 @@ def run(path: Path, sample_bytes: int) -> None:
         The file cannot be read or has nothing in it, or a contestant returns other bytes.
 
     """
+    ready()
     samples = sample(files.read(path), sample_bytes)
     if not samples:
         raise CommandError(f"{path} has no tensor with elements")

@@ -14,12 +14,14 @@ from zarr.abc.store import RangeByteRequest
 from zarr.buffer import default_buffer_prototype
 
 from ..views import carrier
+from ..zarr import TensorCodec, enable
 from . import layout
 from .errors import CommandError, DamagedError
 from .output import interrupts_held
 from .tensors import Contents, Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from .tensors import Array
@@ -52,9 +54,23 @@ class Store:
             raise DamagedError(f"{self.path}: {key} is missing")
         return got.to_bytes()
 
-    def size(self, key: str) -> int:
-        """Bytes of a value of the store."""
-        return asyncio.run(self.root.store.getsize(key))
+    def sizes(self, keys: Iterable[str]) -> list[int]:
+        """Bytes of values of the store."""
+
+        async def ask() -> list[int]:
+            return [await self.root.store.getsize(key) for key in keys]
+
+        return asyncio.run(ask())
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of everything in the store, metadata too."""
+        return sum(self.sizes(self.keys))
 
 
 def open_store(path: Path) -> Store:
@@ -71,9 +87,10 @@ def open_store(path: Path) -> Store:
     if not path.exists():
         raise CommandError(f"{path} does not exist")
     try:
-        root = zarr.open(path, mode="r")
-        members = [] if isinstance(root, zarr.Array) else root.members(max_depth=None)
-        nodes = dict(sorted(members))
+        with enable():
+            root = zarr.open(path, mode="r")
+            members = [] if isinstance(root, zarr.Array) else root.members(max_depth=None)
+            nodes = dict(sorted(members))
         keys = asyncio.run(_keys(root.store))
     except FileNotFoundError as error:
         raise CommandError(f"{path} is no zarr store") from error
@@ -137,18 +154,18 @@ def write(path: Path, contents: Contents, codec: str) -> None:
     """Write tensors as a new store in the project's layout."""
     paths = layout.array_paths(tensor.name for tensor in contents.tensors)
     note = layout.remember(contents.kind, paths, contents.extra)
-    root = zarr.create_group(path, zarr_format=3, attributes=note)
-    for source in contents.tensors:
-        chunks = layout.chunk_shape(source.shape, source.dtype.itemsize)
-        array = root.create_array(
-            paths[source.name],
-            shape=source.shape,
-            dtype=source.dtype,
-            chunks=chunks,
-            config={"write_empty_chunks": True},
-            **codec_arguments(codec, source.dtype),
-        )
-        fill(array, source)
+    with enable():
+        root = zarr.create_group(path, zarr_format=3, attributes=note)
+        for source in contents.tensors:
+            array = root.create_array(
+                paths[source.name],
+                shape=source.shape,
+                dtype=source.dtype,
+                chunks=layout.chunk_shape(source.shape, source.dtype.itemsize),
+                config={"write_empty_chunks": True},
+                **codec_arguments(codec, source.dtype),
+            )
+            fill(array, source)
 
 
 def fill(array: zarr.Array[Any], source: Tensor) -> None:
@@ -171,8 +188,6 @@ def codec_arguments(codec: str, dtype: Any) -> dict[str, Any]:
 
     match codec:
         case "gpucodec":
-            from ..zarr import TensorCodec
-
             try:
                 carrier(dtype)
             except TypeError:

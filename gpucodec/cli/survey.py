@@ -39,8 +39,8 @@ class Row:
 
     @property
     def coders(self) -> str:
-        """Coders by plane, as ``rans8 · raw``; where blocks differ, the parts of each."""
-        return " · ".join(map(_mixture, self.planes)) or self.codec
+        """Coders by plane, as ``rans8 raw``; where blocks differ, ``raw/rans8``, most first."""
+        return " ".join(map(_mixture, self.planes)) or self.codec
 
     def add(self, frame: frames.Frame) -> None:
         """Count the coders of a frame."""
@@ -66,6 +66,8 @@ def of_frame(path: Path) -> Row:
 
 def of_store(store: Store) -> Iterator[Row]:
     """Every array of a store. Raises DamagedError if a chunk that was written is missing."""
+    from .stores import chunk_keys
+
     names = {path: name for name, path in (store.note or {}).get("tensors", {}).items()}
     for path, array in store.arrays.items():
         shape, dtype = array.shape, array.dtype
@@ -76,18 +78,11 @@ def of_store(store: Store) -> Iterator[Row]:
             raise DamagedError(f"{store.path}: chunk {missing[0]} is missing")
         ours = _one_frame_a_chunk(array)
         row.codec = _codec_name(array)
-        for key in stores_keys(store, array):
-            row.encoded_bytes += store.size(key)
-            if ours:
-                row.add(_table(store, key))
+        keys = [key for key in chunk_keys(array) if key in store.keys]
+        row.encoded_bytes = sum(store.sizes(keys))
+        for key in keys if ours else ():
+            row.add(_table(store, key))
         yield row
-
-
-def stores_keys(store: Store, array: Any) -> list[str]:
-    """Keys of the chunks (shards) of `array` that exist."""
-    from .stores import chunk_keys
-
-    return [key for key in chunk_keys(array) if key in store.keys]
 
 
 def _table(store: Store, key: str) -> frames.Frame:
@@ -114,7 +109,4 @@ def _last_codec(array: Any) -> str:
 
 
 def _mixture(plane: Counter[str]) -> str:
-    if len(plane) == 1:
-        return next(iter(plane))
-    total = plane.total()
-    return " ".join(f"{name} {n / total:.0%}" for name, n in plane.most_common())
+    return "/".join(name for name, _ in plane.most_common()) or "-"

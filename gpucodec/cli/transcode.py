@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
+from ..zarr import enable
 from .stores import codec_arguments, fill, tensor
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ def copy(source: Store, target: Path, codec: str, done: Callable[[int], None]) -
     Chunks of nothing but the fill value are not written, except where the source's layout
     promises all of them.
     """
+    with enable():
+        _copy(source, target, codec, done)
+
+
+def _copy(source: Store, target: Path, codec: str, done: Callable[[int], None]) -> None:
     create: Callable[..., zarr.Array[Any]]
     if isinstance(source.root, zarr.Array):
 

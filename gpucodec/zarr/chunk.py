@@ -88,10 +88,13 @@ class Chunk:
         return tuple(slice(0, n, 1) for n in self.shape)
 
     @cached_property
-    def _expected(self) -> tuple[bytes, int, int, int, int, bytes]:
+    def _claims(self) -> tuple[bytes, bytes, bytes]:
+        """What a frame of it starts with, its decoded size, and its shape."""
         shape = struct.pack(f"<{len(self.frame_shape)}Q", *self.frame_shape)
-        code = self.frame_type.spec.code
-        return spec.MAGIC, spec.VERSION, code, len(self.frame_shape), self.nbytes, shape
+        fields = (spec.MAGIC, spec.VERSION, self.frame_type.spec.code, len(self.frame_shape))
+        header = _HEADER.pack(*fields, 0, self.nbytes, 0, 0, 0, 0)
+        at = spec.DECODED_BYTES_OFFSET
+        return header[: at - 1], header[at : at + 8], shape  # between them, the block size
 
     def check(self, raw: Bytes) -> None:
         """Make sure that a frame's first bytes claim this data type and shape.
@@ -104,16 +107,16 @@ class Chunk:
             They are no frame's.
 
         """
-        magic, version, code, n_dims, n_bytes, shape = self._expected
-        end = spec.HEADER_BYTES + len(shape)
-        if raw.size >= end:
-            found = _HEADER.unpack_from(raw)
-            if (
-                found[:4] == (magic, version, code, n_dims)
-                and found[5] == n_bytes
-                and raw[spec.HEADER_BYTES : end].tobytes() == shape
-            ):
-                return
+        start, size, shape = self._claims
+        at = spec.DECODED_BYTES_OFFSET
+        head = raw[: spec.HEADER_BYTES + len(shape)].tobytes()
+        if (
+            head.startswith(start)
+            and head[at : at + 8] == size
+            and head[spec.HEADER_BYTES :] == shape
+            and len(head) >= spec.HEADER_BYTES
+        ):
+            return
         frame = frames.parse(raw, whole=raw.size < frames.table_bytes(raw))
         self.check_frame(frame)
 

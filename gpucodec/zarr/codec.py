@@ -127,7 +127,7 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         for buffer, spec in chunks:
             chunk = chunk_of(spec)
             array = np.empty(chunk.shape, chunk.native)
-            raw = buffer.as_numpy_array().view(np.uint8)
+            raw = raw_bytes(buffer)
             decoding.add(raw, chunk, chunk.everything, array, (), None, whole=True)
             arrays.append(array)
         decoding.run()
@@ -136,10 +136,11 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     def _decode_partial_sync(
         self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
     ) -> NDBuffer | None:
-        item = _partial_item(byte_getter, selection, chunk_spec)
-        steps = read_chunks([item], self.config, boxes=is_box(selection))
+        out = _selected(selection, chunk_spec)
+        item = (byte_getter, chunk_spec, selection, (), False)
+        steps = read_chunks([item], [out], self.config, boxes=is_box(selection))
         [present] = run_sync(steps, chunk_spec.prototype)
-        return _ndbuffer(item[3], chunk_spec) if present else None
+        return _ndbuffer(out, chunk_spec) if present else None
 
     async def _decode_partial_single(
         self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
@@ -150,17 +151,22 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         self, batch_info: Iterable[tuple[Any, Any, ArraySpec]]
     ) -> list[NDBuffer | None]:
         """Fetch and decode selections of chunks at once; None where there is no such chunk."""
-        items = [_partial_item(*one) for one in batch_info]
-        if not items:
+        batch = list(batch_info)
+        if not batch:
             return []
+        outs = [_selected(selection, spec) for _, selection, spec in batch]
+        items: list[Item] = [
+            (getter, spec, selection, (), False) for getter, selection, spec in batch
+        ]
+        boxes = all(is_box(selection) for _, selection, _ in batch)
         present = await run(
-            read_chunks(items, self.config, boxes=all(is_box(item[2]) for item in items)),
-            items[0][1].prototype,
-            sync=all(is_sync_handle(item[0]) for item in items),
+            read_chunks(items, outs, self.config, boxes=boxes),
+            batch[0][2].prototype,
+            sync=all(is_sync_handle(getter) for getter, _, _ in batch),
         )
         return [
-            _ndbuffer(item[3], item[1]) if there else None
-            for item, there in zip(items, present, strict=True)
+            _ndbuffer(out, spec) if there else None
+            for out, (_, _, spec), there in zip(outs, batch, present, strict=True)
         ]
 
 
@@ -171,11 +177,11 @@ def is_box(selection: Any) -> bool:
     )
 
 
-def _partial_item(getter: Any, selection: Any, spec: ArraySpec) -> Item:
-    """What to read to an array of its own."""
+def _selected(selection: Any, spec: ArraySpec) -> npt.NDArray[Any]:
+    """Room for what is selected of a chunk."""
     chunk = chunk_of(spec)
     shape = np.broadcast_to(np.False_, chunk.shape)[selection].shape
-    return getter, spec, selection, np.empty(shape, chunk.native, spec.order), ()
+    return np.empty(shape, chunk.native, spec.order)
 
 
 def _ndbuffer(array: npt.NDArray[Any], spec: ArraySpec) -> NDBuffer:

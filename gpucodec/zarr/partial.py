@@ -45,7 +45,7 @@ class Source:
     def request(self, start: int, stop: int) -> Get:
         """A request for bytes of the frame; fewer come if it ends before."""
         end = self.start + stop if self.stop is None else min(self.start + stop, self.stop)
-        return Get(self.getter, RangeByteRequest(self.start + start, end))
+        return self.getter, RangeByteRequest(self.start + start, end)
 
 
 def touched_blocks(
@@ -163,7 +163,7 @@ def _bytes(answer: Buffer | None) -> Bytes:
     if answer is None:
         message = "the value was deleted while it was read"
         raise TruncatedError(message)
-    return answer.as_numpy_array().view(np.uint8)
+    return raw_bytes(answer)
 
 
 def _runs(touched: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -71,14 +72,15 @@ class Pipeline(BatchedCodecPipeline):
         sharding = self.array_bytes_codec
         if isinstance(sharding, ShardingCodec) and not (boxes and _is_dense(selection)):
             return await super().read(batch, out, drop_axes)
-        items = [(getter, spec, inside, target, where) for getter, spec, inside, where, _ in batch]
 
         def steps(part: list[Any]) -> Steps[list[bool]]:
             if isinstance(sharding, ShardingCodec):
-                return read_shards(part, sharding, codec.config)
-            return read_chunks(part, codec.config, boxes=boxes, drop_axes=drop_axes)
+                return read_shards(part, target, sharding, codec.config)
+            return read_chunks(
+                part, repeat(target), codec.config, boxes=boxes, drop_axes=drop_axes
+            )
 
-        present = await _run_windows(steps, items)
+        present = await _run_windows(steps, batch)
         return tuple(
             {"status": "present" if there else "missing"} for part in present for there in part
         )

@@ -11,12 +11,12 @@ import gpucodec
 from gpucodec.errors import GpucodecError
 
 from .chunk import Chunk, chunk_of, named
-from .steps import Get, together
 from .partial import MAX_GAP, MAX_MERGED, Source, is_partial, merge, read_blocks
 from .shard import Layout, Tile
+from .steps import raw_bytes, together
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
     from zarr.codecs import ShardingCodec
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from gpucodec.buffers import Bytes
     from gpucodec.config import TensorConfig
 
-    from .steps import Steps
+    
+    from .steps import Get, Steps
 
     # of each inner chunk: its frame, or its elements, or neither if it was not written
     Found = list[tuple[Tile, Bytes | None, npt.NDArray[Any] | None]]
-    # getter, spec, what is selected of the chunk, the output, and where in it that goes
-    Item = tuple[Any, ArraySpec, tuple[Any, ...], npt.NDArray[Any], tuple[Any, ...]]
+    # As zarr gives them to pipelines: getter, spec, what is selected of the chunk, where in the
+    # output that goes, and whether it is the whole chunk.
+    Item = tuple[Any, ArraySpec, tuple[Any, ...], tuple[Any, ...], bool]
 
 
 class Decoding:
@@ -114,66 +116,73 @@ def fill_value(spec: ArraySpec) -> Any:
 
 
 def read_chunks(
-    items: Sequence[Item], config: TensorConfig, *, boxes: bool, drop_axes: tuple[int, ...] = ()
+    items: Sequence[Item],
+    outs: Iterable[npt.NDArray[Any]],
+    config: TensorConfig,
+    *,
+    boxes: bool,
+    drop_axes: tuple[int, ...] = (),
 ) -> Steps[list[bool]]:
-    """Read chunks that are one frame each; says which of them exist.
+    """Read chunks that are one frame each, each to its output; says which of them exist.
 
     `boxes` says that all selections consist of integers and slices, and those of the outputs of
     slices.
     """
     decoding = Decoding(drop_axes)
     chunks: dict[tuple[int, ...], Chunk] = {}
-    requests, whole, parts, partial = [], [], [], []
-    for i, (getter, spec, selection, _, _) in enumerate(items):
+    gets: list[Get] = []
+    parts: list[Steps[npt.NDArray[Any] | None]] = []
+    kinds: list[bool | None] = []  # of each item: whether all of it is read; None if by blocks
+    for getter, spec, selection, _, _ in items:
         chunk = chunks.get(spec.shape)
         if chunk is None:
             chunk = chunks[spec.shape] = chunk_of(spec)
-        everything = boxes and selection == chunk.everything
-        if boxes and not everything and is_partial(chunk, selection, config):
-            partial.append(i)
+        whole = boxes and selection == chunk.everything
+        if boxes and not whole and is_partial(chunk, selection, config):
+            kinds.append(None)
             parts.append(read_blocks(Source(getter), chunk, selection, config))
         else:
-            whole.append((i, chunk, everything))
-            requests.append(Get(getter))
-    answers, decoded = yield from together(requests, parts)
-    present = [True] * len(items)
-    for (i, chunk, everything), answer in zip(whole, answers, strict=True):
-        getter, spec, selection, out, where = items[i]
-        if answer is None:
-            present[i] = False
+            kinds.append(whole)
+            gets.append((getter, None))
+    answers, decoded = yield from together(gets, parts)
+    values, elements = iter(answers), iter(decoded)
+    present = []
+    for (getter, spec, selection, where, _), out, kind in zip(items, outs, kinds, strict=False):
+        value = next(elements if kind is None else values)
+        present.append(value is not None)
+        if value is None:
             out[where] = fill_value(spec)
+        elif kind is None:
+            decoding.move(value, selection, out, where)
         else:
-            raw = answer.as_numpy_array().view(np.uint8)
-            decoding.add(raw, chunk, selection, out, where, getter, whole=everything)
-    for i, elements in zip(partial, decoded, strict=True):
-        _, spec, selection, out, where = items[i]
-        if elements is None:
-            present[i] = False
-            out[where] = fill_value(spec)
-        else:
-            decoding.move(elements, selection, out, where)
+            raw = raw_bytes(value)
+            decoding.add(raw, chunks[spec.shape], selection, out, where, getter, whole=kind)
     decoding.run()
     return present
 
 
 def read_shards(
-    items: Sequence[Item], sharding: ShardingCodec, config: TensorConfig
+    items: Sequence[Item], out: npt.NDArray[Any], sharding: ShardingCodec, config: TensorConfig
 ) -> Steps[list[bool]]:
     """Read shards whose inner chunks are one frame each; says which of the shards exist.
 
     Selections consist of integers and slices of step 1, those of the outputs of slices.
     """
     decoding = Decoding()
-    shards = [_read_shard(item, sharding, config, decoding) for item in items]
+    shards = [_read_shard(item, out, sharding, config, decoding) for item in items]
     _, present = yield from together([], shards)
     decoding.run()
     return present
 
 
 def _read_shard(
-    item: Item, sharding: ShardingCodec, config: TensorConfig, decoding: Decoding
+    item: Item,
+    out: npt.NDArray[Any],
+    sharding: ShardingCodec,
+    config: TensorConfig,
+    decoding: Decoding,
 ) -> Steps[bool]:
-    getter, spec, selection, out, where = item
+    getter, spec, selection, where, _ = item
     layout = Layout(sharding, spec.shape)
     inner = chunk_of(spec, sharding.chunk_shape)
     target = out[(*where, ...)]
@@ -199,10 +208,10 @@ def _read_shard(
 
 def _fetch_shard(getter: Any, layout: Layout, tiles: list[Tile]) -> Steps[Found | None]:
     """All inner chunks of a shard, by one request."""
-    [answer] = yield [Get(getter)]
+    [answer] = yield [(getter, None)]
     if answer is None:
         return None
-    value = answer.as_numpy_array().view(np.uint8)
+    value = raw_bytes(answer)
     try:
         index = layout.parse_index(layout.index_of(value))
     except GpucodecError as error:
@@ -226,7 +235,7 @@ def _fetch_tiles(
     if answer is None:
         return None
     try:
-        index = layout.parse_index(answer.as_numpy_array().view(np.uint8))
+        index = layout.parse_index(raw_bytes(answer))
     except GpucodecError as error:
         raise named(error, getter)
     found: Found = []
@@ -247,7 +256,7 @@ def _fetch_tiles(
         [steps for _, steps in parts],
     )
     for (start, _, members), answer in zip(groups, answers, strict=True):
-        value = np.empty(0, np.uint8) if answer is None else answer.as_numpy_array().view(np.uint8)
+        value = np.empty(0, np.uint8) if answer is None else raw_bytes(answer)
         for tile, (low, high) in (whole[i] for i in members):
             found.append((tile, value[low - start : high - start], None))
     found += [(tile, None, part) for (tile, _), part in zip(parts, decoded, strict=True)]

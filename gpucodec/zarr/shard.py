@@ -87,8 +87,8 @@ class Layout:
     def index_request(self, getter: Any) -> Get:
         """A request for the index alone."""
         if self.index_first:
-            return Get(getter, RangeByteRequest(0, self.index_bytes))
-        return Get(getter, SuffixByteRequest(self.index_bytes))
+            return getter, RangeByteRequest(0, self.index_bytes)
+        return getter, SuffixByteRequest(self.index_bytes)
 
     def index_of(self, value: Bytes) -> Bytes:
         """The index within a whole value."""
@@ -151,9 +151,7 @@ class Layout:
             )
 
 
-def _axis(
-    selected: Any, n: int, c: int
-) -> Iterator[tuple[int, int | slice, slice | None, bool]]:
+def _axis(selected: Any, n: int, c: int) -> Iterator[tuple[int, int | slice, slice | None, bool]]:
     """Along one axis: place of the inner chunk, what of it, where that goes, and whether all."""
     if not isinstance(selected, slice):
         place, inside = divmod(int(selected), c)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import zarr
 
 from ._compat import StorePath, is_sync
@@ -23,37 +24,35 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
+    from gpucodec.buffers import Bytes
+
 T = TypeVar("T")
 
-
-class Get(NamedTuple):
-    """Read one value of the store, or a range of it."""
-
-    getter: Any
-    byte_range: ByteRequest | None = None
+_UINT8 = np.dtype(np.uint8)
 
 
-class Put(NamedTuple):
-    """Write one value; None deletes it."""
+# A value of the store to read, by its byte getter, and a range of it or None.
+Get = tuple[Any, "ByteRequest | None"]
 
-    setter: Any
-    value: Buffer | None
+
+class Puts(list[tuple[Any, "Buffer | None"]]):
+    """Values to write, each with its byte setter; None deletes."""
 
 
 Answers = list[Any]
-Steps = Generator["list[Get] | list[Put]", Answers, T]
+Steps = Generator["list[Get] | Puts", Answers, T]
 
 
-def together(gets: Sequence[Get], others: Sequence[Steps[T]]) -> Steps[tuple[Answers, list[T]]]:
+def together(gets: list[Get], others: Sequence[Steps[T]]) -> Steps[tuple[Answers, list[T]]]:
     """Make requests and run generators in step, so that each round of reads goes out as one."""
     results: list[Any] = [None] * len(others)
-    wanted: dict[int, list[Any]] = {}
+    wanted: dict[int, list[Get]] = {}
     for i, steps in enumerate(others):
         try:
             wanted[i] = next(steps)
         except StopIteration as done:
             results[i] = done.value
-    answers = yield [*gets, *(one for many in wanted.values() for one in many)]
+    answers = yield gets + [one for many in wanted.values() for one in many]
     own, answers = answers[: len(gets)], answers[len(gets) :]
     while wanted:
         position = 0
@@ -88,7 +87,7 @@ async def run(steps: Steps[T], prototype: BufferPrototype, *, sync: bool) -> T:
 
     done, result = await asyncio.to_thread(advance, None)
     while not done:
-        puts = _are_puts(result)
+        puts = isinstance(result, Puts)
         answers = await each(perform, result, zarr.config.get("async.concurrency"))
         done, result = await asyncio.to_thread(advance, answers)
     return result  # type: ignore[no-any-return]
@@ -102,7 +101,7 @@ def run_sync(steps: Steps[T], prototype: BufferPrototype) -> T:
             requests = steps.send(answers)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
-        if _are_puts(requests):
+        if isinstance(requests, Puts):
             for setter, value in requests:
                 if value is None:
                     setter.delete_sync()
@@ -119,8 +118,10 @@ def run_sync(steps: Steps[T], prototype: BufferPrototype) -> T:
         ]
 
 
-def _are_puts(requests: Sequence[Get] | Sequence[Put]) -> bool:
-    return bool(requests) and type(requests[0]) is Put
+def raw_bytes(answer: Buffer) -> Bytes:
+    """The bytes of a value."""
+    array = answer.as_numpy_array()
+    return array if array.dtype is _UINT8 else array.view(_UINT8)  # zarr also allows int8
 
 
 def is_sync_handle(handle: Any) -> bool:

@@ -12,7 +12,7 @@ import gpucodec
 from .chunk import Chunk, chunk_of
 from .read import fill_value, read_chunks
 from .shard import Layout
-from .steps import Put
+from .steps import Puts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from zarr.codecs import ShardingCodec
     from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer
 
     from gpucodec.buffers import Bytes
     from gpucodec.config import TensorConfig
 
+    from .read import Item
     from .steps import Steps
 
-    # setter, spec, where in the chunk, where in the value, whether the chunk is overwritten
-    Item = tuple[Any, ArraySpec, tuple[Any, ...], tuple[Any, ...], bool]
 
 class Encoding:
     """Chunks to encode."""
@@ -99,7 +99,7 @@ def write_chunks(
             base = np.full(chunk.shape, fill_value(spec), chunk.native)
         base[selection] = _aligned(value, where, drop_axes, len(chunk.shape))
         encoding.add(base, chunk, spec)
-    yield [_put(item, frame) for item, frame in zip(items, encoding.run(), strict=True)]
+    yield Puts(_put(item, frame) for item, frame in zip(items, encoding.run(), strict=True))
 
 
 def _read_existing(
@@ -112,8 +112,8 @@ def _read_existing(
     for setter, spec, *_ in items:
         chunk = chunk_of(spec)
         stored.append(np.empty(chunk.shape, chunk.native))
-        reads.append((setter, spec, chunk.everything, stored[-1], ()))
-    present = yield from read_chunks(reads, config, boxes=True)
+        reads.append((setter, spec, chunk.everything, (), True))
+    present = yield from read_chunks(reads, stored, config, boxes=True)
     return [one if there else None for one, there in zip(stored, present, strict=True)]
 
 
@@ -154,13 +154,13 @@ def write_shards(
                 base[tile.selection] = _aligned(part, tile.within, (), 0)
                 encoding.add(base, inner, spec)
     encoded = iter(encoding.run())
-    puts = []
+    puts = Puts()
     for item, (layout, tiles) in zip(items, shards, strict=True):
         frames = {tile.number: frame for tile in tiles if (frame := next(encoded)) is not None}
         puts.append(_put(item, layout.assemble(frames)))
     yield puts
 
 
-def _put(item: Item, value: Bytes | None) -> Put:
+def _put(item: Item, value: Bytes | None) -> tuple[Any, Buffer | None]:
     setter, spec = item[:2]
-    return Put(setter, None if value is None else spec.prototype.buffer.from_array_like(value))
+    return setter, None if value is None else spec.prototype.buffer.from_array_like(value)

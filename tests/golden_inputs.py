@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inputs on which all engines must write the same bytes (test_parity, test_determinism)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from helpers import CONTENTS, NAMES, sample
+
+from gpucodec import TensorConfig
+
+SAMPLED = 300 * 64 + 17  # enough rows for a sampled histogram, and a tail
+SMALL = 1000
+
+
+def golden_inputs() -> Iterator[tuple[str, np.ndarray, TensorConfig]]:
+    for name in NAMES:
+        for content in CONTENTS:
+            yield f"{name}-{content}-small", sample(name, SMALL, content), TensorConfig(128)
+            yield f"{name}-{content}-sampled", sample(name, SAMPLED, content), TensorConfig()
+    for name in ("uint8", "float16", "bfloat16", "float32", "float64"):
+        for n in (1, 64, 65, 65_536, 65_537, 200_000):  # edges of rows, blocks and runs
+            yield f"{name}-edge-{n}", sample(name, n, "values"), TensorConfig()
+    rng = np.random.default_rng(3)
+    for levels in (2, 3, 31, 32, 33, 34, 64, 200, 256):  # tables about their limits
+        symbols = (rng.integers(0, levels, 70_000)).astype(np.uint8)
+        yield f"levels-{levels}", symbols, TensorConfig()
+        steep = np.minimum(rng.geometric(4 / levels, 70_000), 255).astype(np.uint8)
+        yield f"steep-{levels}", steep, TensorConfig()
+    for gap in (100, 1000, 3000):  # patches, from many to few
+        rare = np.zeros(65_536, np.uint8)
+        rare[::2] = 1
+        rare[::gap] = np.arange(len(rare[::gap])) % 250 + 2
+        yield f"patches-{gap}", rare, TensorConfig()

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Promise 3: the same input gives the same bytes, whatever runs it and how often."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from golden_inputs import golden_inputs
+from helpers import run_python, sample, sha256
+
+import gpucodec
+from gpucodec import TensorConfig
+
+CASES = {
+    "bfloat16 values": (sample("bfloat16", 2_000_003, "values"), None),
+    "float32 rare, small blocks": (sample("float32", 500_001, "rare"), TensorConfig(4096)),
+    "float64 values": (sample("float64", 400_000, "values"), None),
+    "uint8 skewed": (sample("uint8", 3_000_000, "skewed"), None),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_threads_do_not_matter(case):
+    array, config = CASES[case]
+    hashes = {sha256(gpucodec.encode(array, config, threads=n)) for n in (None, *range(1, 17))}
+    assert len(hashes) == 1
+    frame = gpucodec.encode(array, config)
+    decoded = {sha256(gpucodec.decode(frame, threads=n)) for n in (None, *range(1, 17))}
+    assert decoded == {sha256(array)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_runs_do_not_matter(case):
+    array, config = CASES[case]
+    assert len({sha256(gpucodec.encode(array, config)) for _ in range(20)}) == 1
+
+
+def test_company_does_not_matter():
+    array, config = CASES["float32 rare, small blocks"]
+    with ThreadPoolExecutor(8) as pool:
+        hashes = set(pool.map(lambda _: sha256(gpucodec.encode(array, config)), range(24)))
+    frames = gpucodec.encode_batch([array] * 4, config)
+    assert hashes == {sha256(frame) for frame in frames}
+
+
+def test_earlier_calls_do_not_matter():
+    """Scratch memory is used again; what it held must not show."""
+    alone = {label: gpucodec.encode(a, config).tobytes() for label, a, config in golden_inputs()}
+    backwards = list(golden_inputs())[::-1]
+    for label, array, config in backwards:
+        assert gpucodec.encode(array, config).tobytes() == alone[label], label
+
+
+def digest_of_everything() -> str:
+    whole = hashlib.sha256()
+    for _, array, config in golden_inputs():
+        whole.update(gpucodec.encode(array, config))
+    return whole.hexdigest()
+
+
+def test_a_fresh_process_does_not_matter():
+    assert run_python("test_determinism.py").strip() == digest_of_everything()
+
+
+if __name__ == "__main__":
+    print(digest_of_everything())
