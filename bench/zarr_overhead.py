@@ -27,7 +27,7 @@ from gpucodec.zarr import TensorCodec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROUNDS = 7
+ROUNDS = 15
 N_CHUNKS = 4096
 CHUNK = 256  # float32: 1,024 bytes
 STOCK = "zarr.core.codec_pipeline."

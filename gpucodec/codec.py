@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -235,7 +234,10 @@ def inspect(frame: Any) -> FrameInfo:
     """What a frame's header and table say; nothing is decoded."""
     parsed = frames.parse(buffers.encoded(frame))
     planes = []
-    for p, bits in enumerate(parsed.dtype.spec.planes):
+    if not parsed.entries.shape[1]:
+        stored = {"stored": parsed.n_blocks} if parsed.n_blocks else {}
+        planes.append(PlaneInfo(8 * parsed.dtype.spec.word_bytes, parsed.decoded_bytes, stored))
+    for p, bits in enumerate(parsed.dtype.spec.planes[: parsed.entries.shape[1]]):
         counts = np.bincount(parsed.coders[:, p], minlength=len(spec.CODER_NAMES))
         coders = {name: int(n) for name, n in zip(spec.CODER_NAMES, counts, strict=True) if n}
         planes.append(PlaneInfo(bits, int(parsed.payload_bytes[:, p].sum()), coders))
@@ -278,8 +280,7 @@ def max_encoded_size(
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     found = from_numpy(np.dtype(dtype))
     block_log = (config or DEFAULT_CONFIG).block_log(found.spec.word_bytes)
-    start = frames.payloads_start(found, dims, block_log)
-    return start + frames.max_payload_bytes(found, prod(dims) * found.spec.words, block_log)
+    return frames.max_encoded_bytes(found, dims, block_log)
 
 
 def _bundles(sizes: Sequence[int]) -> list[range]:

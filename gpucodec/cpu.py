@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import threads as pool
-from .frame import max_payload_bytes, payloads_start, write_table
+from .frame import (
+    max_encoded_bytes,
+    max_payload_bytes,
+    payloads_start,
+    stored_start,
+    write_table,
+)
 from .kernels import spec
 
 if TYPE_CHECKING:
@@ -131,11 +137,11 @@ def encode(
         end = start + (encode_run(0, n_blocks, out[start:]) if n_blocks else 0)
     else:
         placement = _Placement(start)
-        most = max_payload_bytes(dtype, (runs[0][1] - runs[0][0]) << block_log, block_log)
+        room = max_payload_bytes(dtype, (runs[0][1] - runs[0][0]) << block_log, block_log)
 
         def place_run(number: int, first: int, last: int) -> None:
             try:
-                target = _scratch.for_run(most + WRITE_SLACK)
+                target = _scratch.for_run(room + WRITE_SLACK)
                 size = encode_run(first, last, target)
             except BaseException:
                 placement.fail()
@@ -148,6 +154,12 @@ def encode(
 
         pool.run([job(number, run) for number, run in enumerate(runs)], threads)
         end = placement.position
+    most = max_encoded_bytes(dtype, shape, block_log)
+    if end >= most:  # nothing gained: store the words as they are
+        start = stored_start(dtype, shape, block_log)
+        out[start : start + words.size] = words
+        out[start + words.size : most] = 0
+        end, entries = most, entries[:, :0]
     write_table(out, dtype, shape, block_log, end, hashes, entries)
     out.resize(end, refcheck=False)
     return out

@@ -47,6 +47,11 @@ def _raw_plane_bytes(n_symbols: int, bits: int) -> int:
     return n_symbols if bits == 8 else bits * -(-n_symbols // spec.ROW) * spec.ROW // 8  # noqa: PLR2004
 
 
+def max_encoded_bytes(dtype: DType, shape: tuple[int, ...], block_log: int) -> int:
+    """The most that a frame can take: all words stored as they are."""
+    return stored_start(dtype, shape, block_log) + _align(prod(shape) * dtype.itemsize)
+
+
 def max_payload_bytes(dtype: DType, n_words: int, block_log: int) -> int:
     """The most that the payloads of `n_words` words take: every plane stored raw."""
     n_full, rest = divmod(n_words, 1 << block_log)
@@ -58,9 +63,15 @@ def max_payload_bytes(dtype: DType, n_words: int, block_log: int) -> int:
 
 
 def payloads_start(dtype: DType, shape: tuple[int, ...], block_log: int) -> int:
-    """Bytes of header, shape and table of a frame."""
+    """Bytes of header, shape and table of a frame with planes."""
     n_blocks = -(-prod(shape) * dtype.spec.words >> block_log)
     return _table_end(len(shape), n_blocks, len(dtype.spec.planes))
+
+
+def stored_start(dtype: DType, shape: tuple[int, ...], block_log: int) -> int:
+    """Bytes of header, shape and table of a frame whose words are stored."""
+    n_blocks = -(-prod(shape) * dtype.spec.words >> block_log)
+    return _table_end(len(shape), n_blocks, 0)
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class Frame:
     encoded_bytes: int
     hashes: np.ndarray[tuple[int], np.dtype[np.uint64]]
     entries: np.ndarray[tuple[int, int], np.dtype[np.uint32]]
+    """The block table, uint32[n_blocks, n_planes]; no planes if the words are stored."""
     offsets: np.ndarray[tuple[int], np.dtype[np.int64]]
     """Where each block's payloads start in the frame; the last entry is the frame's end."""
 
@@ -131,15 +143,15 @@ def table_bytes(prefix: Any) -> int:
     return _geometry(np.frombuffer(prefix, np.uint8))[-1]
 
 
-def _geometry(raw: Bytes) -> tuple[DType, int, int, int, int, int, int]:
-    """dtype, n_dims, block_log, decoded and encoded bytes, n_blocks, end of the table."""
+def _geometry(raw: Bytes) -> tuple[DType, int, int, int, int, int, int, int]:
+    """dtype, n_dims, block_log, decoded and encoded bytes, n_blocks, n_planes, end of the table."""
     if raw.size < spec.HEADER_BYTES:
         if not spec.MAGIC.startswith(raw[: len(spec.MAGIC)].tobytes()):
             message = f"not a gpucodec frame: starts with {raw[:4].tobytes().hex(' ')}"
             raise UnsupportedError(message)
         message = f"frame ends after {raw.size} bytes, its header has {spec.HEADER_BYTES}"
         raise TruncatedError(message)
-    magic, version, code, n_dims, block_log, decoded, encoded, _, zero_a, zero_b = (
+    magic, version, code, n_dims, block_log, decoded, encoded, _, flags, reserved = (
         _HEADER.unpack_from(raw)
     )
     if magic != spec.MAGIC:
@@ -151,8 +163,8 @@ def _geometry(raw: Bytes) -> tuple[DType, int, int, int, int, int, int]:
     if code not in BY_CODE:
         message = f"frame has data type code {code}, this gpucodec knows 1 to {max(BY_CODE)}"
         raise UnsupportedError(message)
-    if zero_a or zero_b:
-        message = f"reserved header fields are {zero_a} and {zero_b}, not zero"
+    if flags & ~spec.STORED or reserved:
+        message = f"header has flags {flags:#x} and reserved field {reserved}, known are {spec.STORED}"
         raise UnsupportedError(message)
     if n_dims > spec.MAX_DIMS:
         message = f"frame has {n_dims} dimensions, the format allows {spec.MAX_DIMS}"
@@ -166,8 +178,9 @@ def _geometry(raw: Bytes) -> tuple[DType, int, int, int, int, int, int]:
         message = f"{decoded} decoded bytes are no whole number of {dtype.name} words"
         raise CorruptionError(message)
     n_blocks = -(-n_words >> block_log)
-    end = _table_end(n_dims, n_blocks, len(dtype.spec.planes))
-    return dtype, n_dims, block_log, decoded, encoded, n_blocks, end
+    n_planes = 0 if flags & spec.STORED else len(dtype.spec.planes)
+    end = _table_end(n_dims, n_blocks, n_planes)
+    return dtype, n_dims, block_log, decoded, encoded, n_blocks, n_planes, end
 
 
 def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame:
@@ -193,7 +206,7 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
 
     """
     raw = buffer if type(buffer) is np.ndarray else np.frombuffer(buffer, np.uint8)
-    dtype, n_dims, block_log, decoded, encoded, n_blocks, end = _geometry(raw)
+    dtype, n_dims, block_log, decoded, encoded, n_blocks, n_planes, end = _geometry(raw)
     needed = max(encoded, end) if whole else end
     if raw.size < needed:
         message = f"frame ends after {raw.size} of {needed} bytes"
@@ -218,7 +231,6 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
         message = f"frame decodes to {decoded} bytes, the limit is {limit}"
         raise LimitError(message)
     at += 8 * n_dims
-    n_planes = len(dtype.spec.planes)
     hashes = raw[at : at + 8 * n_blocks].view("<u8")
     at += 8 * n_blocks
     entries = raw[at : at + 4 * n_blocks * n_planes].view("<u4").reshape(n_blocks, n_planes)
@@ -227,7 +239,12 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
         message = f"padding of the table, bytes {at} to {end}, is not zero"
         raise CorruptionError(message)
     offsets = np.empty(n_blocks + 1, np.int64)
-    coder = _kernels()[1](entries, end, offsets)
+    if n_planes:
+        coder = _kernels()[1](entries, end, offsets)
+    else:
+        coder = spec.RAW
+        offsets[:-1] = end + np.arange(n_blocks) * (dtype.spec.word_bytes << block_log)
+        offsets[-1] = end + _align(decoded)
     if coder >= len(spec.CODER_NAMES):
         message = f"frame uses coder {coder}, this gpucodec knows 0 to {len(spec.CODER_NAMES) - 1}"
         raise UnsupportedError(message)
@@ -254,12 +271,12 @@ def write_table(
     entries: np.ndarray[tuple[int, int], np.dtype[np.uint32]],
 ) -> None:
     """Write header, shape and table to the start of `raw`: `payloads_start` bytes."""
-    row = dtype.spec
     start = _table_end(len(shape), *entries.shape)
     decoded_bytes = prod(shape) * dtype.itemsize
+    flags = 0 if entries.shape[1] else spec.STORED
     raw[:start] = 0
-    header = (spec.MAGIC, spec.VERSION, row.code, len(shape), block_log)
-    _HEADER.pack_into(raw, 0, *header, decoded_bytes, encoded_bytes, 0, 0, 0)
+    header = (spec.MAGIC, spec.VERSION, dtype.spec.code, len(shape), block_log)
+    _HEADER.pack_into(raw, 0, *header, decoded_bytes, encoded_bytes, 0, flags, 0)
     at = spec.HEADER_BYTES
     struct.pack_into(f"<{len(shape)}Q", raw, at, *shape)
     at += 8 * len(shape)

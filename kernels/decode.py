@@ -76,6 +76,18 @@ def _padding_status(payload: NDArray[np.uint8], end: int) -> int:
     return OK
 
 
+@kernel
+def _copy_stored(payload, hashes, block_bytes, raw, status):  # type: ignore[no-untyped-def]
+    for i in range(raw.size):
+        raw[i] = payload[i]
+    for b in range(hashes.size):
+        intact = xxh3(raw[b * block_bytes : (b + 1) * block_bytes]) == hashes[b]
+        status[b] = OK if intact else BAD_HASH
+    for i in range(raw.size, payload.size):
+        if payload[i] != 0:
+            status[hashes.size - 1] = BAD_PADDING
+
+
 def _entry_point(sources: str) -> Any:
     @entry_point(
         types.void(
@@ -97,13 +109,17 @@ def _entry_point(sources: str) -> Any:
         """Decode a run of blocks into `raw` (uint8); `status` uint8[n_blocks] says how each went.
 
         `payload` starts at the first block's payloads and holds the aligned payloads that `entries`
-        (uint32[n_blocks, n_planes]) names: the caller has checked the sum. Never raises; a block
-        that is not OK leaves its part of `raw` undefined.
+        (uint32[n_blocks, n_planes]) names: the caller has checked the sum. No planes: the payload is
+        the words as they are. Never raises; a block that is not OK leaves its part of `raw`
+        undefined.
         """
         assert sources
         symbols, plane_scratch = scratch
         n_blocks, n_planes = entries.shape
         block_bytes = block_words * word_bytes
+        if n_planes == 0:
+            _copy_stored(payload, hashes, block_bytes, raw, status)
+            return
         where = np.empty((2, n_planes, 3), np.uint64)
         position = np.zeros(2, np.int64)
         for first in range(0, n_blocks, 2):

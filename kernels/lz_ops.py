@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What LZ needs of the machine: unaligned loads, stores and compares of 32 bytes, by address.
 
-Portable LLVM vectors: one AVX2 register, or two of SSE2 or NEON. Nothing here checks bounds;
-callers keep `SLACK` bytes of room behind every buffer.
+Portable LLVM vectors: an AVX2 register, or two of SSE2 or NEON. Nothing here checks bounds;
+callers keep `SLACK` bytes behind every buffer. All arguments are uint64: addresses and counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from .vector import I64, constant, load, loop, splat, store, vector
 STEP = 32
 SLACK = 2 * STEP
 BYTES = vector(STEP, 8)
-MASK = ir.IntType(STEP)
 
 
 def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
@@ -27,22 +26,238 @@ def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
+def _bits(builder: Any, mask: Any) -> Any:
+    """One bit of a 64-bit integer for each lane of `mask`."""
+    return builder.zext(builder.bitcast(mask, ir.IntType(STEP)), I64)
+
+
 def _first(builder: Any, mask: Any) -> Any:
-    """Index of the first lane set, STEP if none is."""
-    bits = builder.zext(builder.bitcast(mask, MASK), I64)
-    bits = builder.or_(bits, constant(I64, 1 << STEP))
-    return _call(builder, "llvm.cttz.i64", I64, [bits, ir.Constant(ir.IntType(1), 1)])
+    """Index of the first lane set, STEP if there is none."""
+    bits = builder.bitcast(mask, ir.IntType(STEP))
+    name = f"llvm.cttz.i{STEP}"
+    index = _call(builder, name, ir.IntType(STEP), [bits, ir.Constant(ir.IntType(1), 0)])
+    return builder.zext(index, I64)
 
 
-def _operation(result: Any, n_arguments: int, emit: Any) -> Any:
-    """An intrinsic on `n_arguments` 64-bit integers whose code is `emit(builder, *arguments)`."""
-    names = ", ".join(f"a{i}" for i in range(n_arguments))
-    types_of = ", ".join(["types.uint64"] * n_arguments)
-    scope: dict[str, Any] = {"types": types, "result": result, "emit": emit}
-    exec(  # noqa: S102
-        f"def operation(typing_context, {names}):\n"
-        f"    signature = result({types_of})\n"
-        f"    return signature, lambda context, builder, signature, a: emit(builder, *a)\n",
-        scope,
-    )
-    return intrinsic(scope["operation"])
+@intrinsic
+def load64(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        return load(builder, a[0], I64)
+
+    return types.uint64(address), generate
+
+
+@intrinsic
+def store64(typing_context: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        store(builder, a[1], a[0])
+
+    return types.void(address, value), generate
+
+
+@intrinsic
+def copy32(typing_context: Any, target: Any, source: Any) -> Any:  # noqa: ARG001
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        store(builder, load(builder, a[1], BYTES), a[0])
+
+    return types.void(target, source), generate
+
+
+@intrinsic
+def fill32(typing_context: Any, target: Any, pattern: Any) -> Any:  # noqa: ARG001
+    """Store the eight bytes of `pattern` four times."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        store(builder, splat(builder, a[1], vector(STEP // 8, 64)), a[0])
+
+    return types.void(target, pattern), generate
+
+
+@intrinsic
+def unlike32(typing_context: Any, address: Any, pattern: Any) -> Any:  # noqa: ARG001
+    """A bit for each of 32 bytes: whether it differs from the repeated `pattern`."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        same = builder.bitcast(splat(builder, a[1], vector(STEP // 8, 64)), BYTES)
+        return _bits(builder, builder.icmp_unsigned("!=", load(builder, a[0], BYTES), same))
+
+    return types.uint64(address, pattern), generate
+
+
+@intrinsic
+def usable32(  # type: ignore[no-untyped-def]
+    typing_context, address, source, depths, limit  # noqa: ARG001
+):
+    """How many of the 32 bytes at `source` equal those at `address` and are less than `limit` deep."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        address, source, depths, limit = a
+        here, there = load(builder, address, BYTES), load(builder, source, BYTES)
+        deep = load(builder, depths, BYTES)
+        deep = builder.icmp_unsigned(">=", deep, splat(builder, limit, BYTES))
+        return _first(builder, builder.or_(builder.icmp_unsigned("!=", here, there), deep))
+
+    return types.uint64(address, source, depths, limit), generate
+
+
+def _lanes_below(builder: Any, count: Any) -> Any:
+    few = builder.icmp_unsigned("<", count, constant(I64, STEP))
+    count = builder.select(few, count, constant(I64, STEP))
+    return builder.icmp_unsigned("<", ir.Constant(BYTES, list(range(STEP))), splat(builder, count, BYTES))
+
+
+@intrinsic
+def deepen32(typing_context: Any, target: Any, source: Any, count: Any) -> Any:  # noqa: ARG001
+    """Store the depths at `source`, one more each, for `count` bytes, and zeros up to 32."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        deeper = builder.add(load(builder, a[1], BYTES), constant(BYTES, 1))
+        inside = _lanes_below(builder, a[2])
+        store(builder, builder.select(inside, deeper, constant(BYTES, 0)), a[0])
+
+    return types.void(target, source, count), generate
+
+
+@intrinsic
+def mark32(typing_context: Any, target: Any, depth: Any, count: Any) -> Any:  # noqa: ARG001
+    """Store `depth` for `count` bytes, and zeros up to 32."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        inside = _lanes_below(builder, a[2])
+        depth = splat(builder, a[1], BYTES)
+        store(builder, builder.select(inside, depth, constant(BYTES, 0)), a[0])
+
+    return types.void(target, depth, count), generate
+
+
+@intrinsic
+def deepest32(typing_context: Any, source: Any, count: Any) -> Any:  # noqa: ARG001
+    """The largest of `count` (at most 32) depths."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        inside = _lanes_below(builder, a[1])
+        depths = builder.select(inside, load(builder, a[0], BYTES), constant(BYTES, 0))
+        name = f"llvm.vector.reduce.umax.v{STEP}i8"
+        return builder.zext(_call(builder, name, ir.IntType(8), [depths]), I64)
+
+    return types.uint64(source, count), generate
+
+
+@intrinsic
+def highest_bit(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
+    """Index of the highest bit set of a `value` that is not 0."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        zeros = _call(builder, "llvm.ctlz.i64", I64, [a[0], ir.Constant(ir.IntType(1), 1)])
+        return builder.xor(zeros, constant(I64, 63))
+
+    return types.uint64(value), generate
+
+
+@intrinsic
+def lowest_bit(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
+    """Index of the lowest bit set of a `value` that is not 0."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+        return _call(builder, "llvm.cttz.i64", I64, [a[0], ir.Constant(ir.IntType(1), 1)])
+
+    return types.uint64(value), generate
+
+
+WAYS = 4
+
+
+def _sources(b: Any, at: Any, slot: Any, repeat: Any, word_log: Any) -> list[Any]:
+    """Offsets of the candidates: the repeated distance, then the words in `slot`, nearest first."""
+    sources = [b.sub(at, repeat)]
+    for way in range(WAYS):
+        index = b.and_(b.lshr(slot, constant(I64, 16 * way)), constant(I64, 0xFFFF))
+        sources.append(b.shl(index, word_log))
+    return sources
+
+
+@intrinsic
+def any_alike(  # type: ignore[no-untyped-def]
+    typing_context, text, at, slot, repeat, word_log  # noqa: ARG001
+):
+    """Whether any candidate's first four bytes are those at `at`: a quick look."""
+
+    def generate(_context: Any, b: Any, _signature: Any, a: Any) -> Any:
+        text, at, slot, repeat, word_log = a
+        half = ir.IntType(32)
+        here = load(b, b.add(text, at), half)
+        alike = ir.Constant(ir.IntType(1), 0)
+        for source in _sources(b, at, slot, repeat, word_log):
+            there = load(b, b.add(text, source), half)
+            alike = b.or_(alike, b.icmp_unsigned("==", here, there))
+        return b.zext(alike, I64)
+
+    return types.uint64(text, at, slot, repeat, word_log), generate
+
+
+@intrinsic
+def longest_alike(  # type: ignore[no-untyped-def]
+    typing_context, text, at, slot, repeat, word_log  # noqa: ARG001
+):
+    """The candidate that shares most of the 32 bytes at `at`: `length << 32 | source`.
+
+    Of equals the repeated distance, then the nearest.
+    """
+
+    def generate(_context: Any, b: Any, _signature: Any, a: Any) -> Any:
+        text, at, slot, repeat, word_log = a
+        here = load(b, b.add(text, at), BYTES)
+        longest = constant(I64, 0)
+        best = at
+        for source in _sources(b, at, slot, repeat, word_log):
+            there = load(b, b.add(text, source), BYTES)
+            length = _first(b, b.icmp_unsigned("!=", here, there))
+            longer = b.icmp_unsigned(">", length, longest)
+            longest = b.select(longer, length, longest)
+            best = b.select(longer, source, best)
+        return b.or_(b.shl(longest, constant(I64, 32)), best)
+
+    return types.uint64(text, at, slot, repeat, word_log), generate
+
+
+def hash_rows(word_bytes: int, n_bytes: int, multipliers: list[int], bits: int) -> Any:
+    """`(text, target, n_rows)`: 32 hashes (u16) a row, of the `n_bytes` bytes at each word.
+
+    A hash is the sum of the 16-bit units times their multipliers, modulo 2^16, of which the
+    highest `bits` are kept.
+    """
+    unit, lanes = vector(STEP, 16), STEP
+
+    @intrinsic
+    def rows(typing_context: Any, text: Any, target: Any, n_rows: Any) -> Any:  # noqa: ARG001
+        def emit_row(b: Any, at: Any) -> Any:
+            total = constant(unit, 0)
+            for i in range((n_bytes + 1) // 2):
+                where = b.add(at, constant(I64, 2 * i))
+                if word_bytes == 1:
+                    value = b.zext(load(b, where, BYTES), unit)
+                    if 2 * i + 1 < n_bytes:
+                        high = b.zext(load(b, b.add(where, constant(I64, 1)), BYTES), unit)
+                        value = b.or_(value, b.shl(high, constant(unit, 8)))
+                else:
+                    units = vector(lanes * word_bytes // 2, 16)
+                    value = load(b, where, units)
+                    pick = [j * word_bytes // 2 for j in range(lanes)]
+                    if word_bytes > 2:
+                        value = b.shuffle_vector(value, value, ir.Constant(vector(lanes, 32), pick))
+                total = b.add(total, b.mul(value, constant(unit, multipliers[i])))
+            return b.lshr(total, constant(unit, 16 - bits))
+
+        def generate(_context: Any, b: Any, _signature: Any, a: Any) -> Any:
+            text, target, n_rows = a
+
+            def row(i: Any, _state: Any) -> Any:
+                at = b.add(text, b.mul(i, constant(I64, lanes * word_bytes)))
+                store(b, emit_row(b, at), b.add(target, b.mul(i, constant(I64, 2 * lanes))))
+                return []
+
+            loop(b, n_rows, [], row)
+
+        return types.void(text, target, n_rows), generate
+
+    return rows

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sparse transform: which words of a block are zero, and the others packed together.
 
-A word is zero if all its bits are (-0.0 is not). The mask has a bit for each word, and is coded as
-a plane of its own with four bits a symbol: that costs a quarter of the time of single bits,
+A word is zero if all its bits are (-0.0 is not). The mask has a bit for each word and is coded as
+a plane of its own, four bits a symbol: that takes a quarter of the time of single bits,
 and an order-0 coder then finds 2:4 sparsity by itself. The block's other planes hold
 only the words that are not zero, so that a zero costs nothing but its bit.
+
+The encoder's choice
+--------------------
+Of every `SPARSE_STRIDE`th full row of 64 words the zeros are counted. A block is packed if there
+are such rows and at least `2^-SPARSE_LOG` of their words are zero.
 """
 
 from __future__ import annotations
@@ -12,15 +17,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from llvmlite import ir
 
 from . import simd
-from .bits import popcount
 from .jit import kernel
-from .spec import BAD_PADDING, OK, ROW
+from .spec import ROW
 from .vector import I64, constant, load, loop, store, vector
 
 if TYPE_CHECKING:
@@ -28,39 +32,103 @@ if TYPE_CHECKING:
 
 # For spec.py.
 MASK_BITS = 4  # of a symbol of the mask plane
-# An encoder's choice: a block is sparse if in its sample one word in 2^SPARSE_LOG is zero.
 SPARSE_LOG = 5
-SPARSE_STRIDE = 16  # the sample is every 16th row
+SPARSE_STRIDE = 16
 
 MASK_ROW = ROW // MASK_BITS  # symbols of the mask for a row of words
 VECTOR_BYTES = 64
+ONES = 0x4332322132212110  # of the symbol s, at bit 4 s
+I8 = ir.IntType(8)
+PAIRS = vector(8, 16)  # 16 symbols seen as 8 pairs
 
 
-def _mask_symbols(builder: Any, mask: Any, address: Any) -> None:
-    """Store the 64 bits of `mask` as 16 symbols."""
-    wide = vector(8, 16)
-    x = builder.zext(builder.bitcast(mask, vector(8, 8)), wide)
-    x = builder.or_(x, builder.shl(x, constant(wide, MASK_BITS)))
-    store(builder, builder.and_(x, constant(wide, 0x0F0F)), address)
+def _vector_row(
+    builder: Any, word_bytes: int, row_at: Any, symbols_at: Any, packed_at: Any, *, expand: bool
+) -> Any:
+    """64 words with compressing and expanding vector moves; the address behind the packed words."""
+    lanes = VECTOR_BYTES // word_bytes
+    kind, few = vector(lanes, 8 * word_bytes), ir.IntType(lanes)
+    zero = constant(kind, 0)
+
+    def call(name: str, values: list[Any]) -> Any:
+        signature = ir.FunctionType(kind, [value.type for value in values])
+        name = f"llvm.{name}.v{lanes}i{8 * word_bytes}"
+        function = cgutils.get_or_insert_function(builder.module, signature, name)
+        return builder.call(function, values)
+
+    bits = constant(I64, 0)
+    if expand:
+        pairs = load(builder, symbols_at, PAIRS)
+        pairs = builder.or_(pairs, builder.lshr(pairs, constant(PAIRS, 8 - MASK_BITS)))
+        bits = builder.bitcast(builder.trunc(pairs, vector(8, 8)), I64)
+    for v in range(word_bytes):
+        where = builder.add(row_at, constant(I64, VECTOR_BYTES * v))
+        below = constant(I64, lanes * v)
+        if expand:
+            chosen = _resize(builder, builder.lshr(bits, below), few)
+            flags = builder.bitcast(chosen, vector(lanes, 1))
+            source = builder.inttoptr(packed_at, ir.PointerType())
+            store(builder, call("masked.expandload", [source, flags, zero]), where)
+        else:
+            x = load(builder, where, kind)
+            flags = builder.icmp_unsigned("!=", x, zero)
+            packed = call("experimental.vector.compress", [x, flags, zero])
+            store(builder, packed, packed_at)
+            chosen = builder.bitcast(flags, few)
+            bits = builder.or_(bits, builder.shl(_resize(builder, chosen, I64), below))
+        n_set = _resize(builder, builder.ctpop(chosen), I64)
+        packed_at = builder.add(packed_at, builder.mul(n_set, constant(I64, word_bytes)))
+    if not expand:
+        pairs = builder.zext(builder.bitcast(bits, vector(8, 8)), PAIRS)
+        pairs = builder.or_(pairs, builder.shl(pairs, constant(PAIRS, 8 - MASK_BITS)))
+        store(builder, builder.and_(pairs, constant(PAIRS, 0x0F0F)), symbols_at)
+    return packed_at
 
 
-def _mask_bits(builder: Any, address: Any) -> Any:
-    """Load 16 symbols as 64 bits."""
-    wide = vector(8, 16)
-    x = load(builder, address, wide)
-    x = builder.or_(x, builder.lshr(x, constant(wide, 8 - MASK_BITS)))
-    return builder.bitcast(builder.trunc(x, vector(8, 8)), I64)
+def _plain_row(
+    builder: Any, word_bytes: int, row_at: Any, symbols_at: Any, packed_at: Any, *, expand: bool
+) -> Any:
+    """The same word by word, without branches."""
+    word = ir.IntType(8 * word_bytes)
+
+    def one_symbol(i: Any, state: Any) -> list[Any]:
+        [at] = state
+        symbol_at = builder.add(symbols_at, i)
+        first = builder.add(row_at, builder.mul(i, constant(I64, MASK_BITS * word_bytes)))
+        bits = constant(I64, 0)
+        if expand:
+            bits = builder.zext(load(builder, symbol_at, I8), I64)
+        for b in range(MASK_BITS):
+            where = builder.add(first, constant(I64, word_bytes * b))
+            x = load(builder, at if expand else where, word)
+            store(builder, x, where if expand else at)
+            if expand:
+                is_set = builder.and_(builder.lshr(bits, constant(I64, b)), constant(I64, 1))
+                store(builder, builder.mul(x, _resize(builder, is_set, word)), where)
+            else:
+                is_set = builder.zext(builder.icmp_unsigned("!=", x, constant(word, 0)), I64)
+                bits = builder.or_(bits, builder.shl(is_set, constant(I64, b)))
+            at = builder.add(at, builder.mul(is_set, constant(I64, word_bytes)))
+        if not expand:
+            store(builder, builder.trunc(bits, I8), symbol_at)
+        return [at]
+
+    return loop(builder, constant(I64, MASK_ROW), [packed_at], one_symbol)[0]
+
+
+def _resize(builder: Any, value: Any, kind: Any) -> Any:
+    """A scalar, truncated or extended with zeros to `kind`."""
+    if value.type.width == kind.width:
+        return value
+    return (builder.zext if value.type.width < kind.width else builder.trunc)(value, kind)
 
 
 def _row_kernel(word_bytes: int, *, expand: bool) -> Any:
     """An intrinsic over rows of 64 words: `(words, n_rows, mask, packed)`, addresses.
 
-    Returns how many words are not zero. `packed` needs room for 64 words more than that.
+    Returns how many words are not zero. `packed` has room for 64 words more than that.
     """
-    lanes = VECTOR_BYTES // word_bytes
-    word, kind = ir.IntType(8 * word_bytes), vector(lanes, 8 * word_bytes)
-    flags, few = vector(lanes, 1), ir.IntType(lanes)
-    suffix = f"v{lanes}i{8 * word_bytes}"
+    one_row = _vector_row if simd.LEVEL == "avx512" else _plain_row
 
     @intrinsic  # type: ignore[untyped-decorator]
     def rows(
@@ -75,70 +143,12 @@ def _row_kernel(word_bytes: int, *, expand: bool) -> Any:
         def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
             words_at, count, mask_at, packed_at = arguments
 
-            def call(name: str, values: list[Any]) -> Any:
-                signature = ir.FunctionType(kind, [value.type for value in values])
-                name = f"llvm.{name}.{suffix}"
-                function = cgutils.get_or_insert_function(builder.module, signature, name)
-                return builder.call(function, values)
-
-            def one_row(i: Any, state: Any) -> list[Any]:
-                [at] = state
-                symbols_at = builder.add(mask_at, builder.mul(i, constant(I64, MASK_ROW)))
+            def body(i: Any, state: Any) -> list[Any]:
                 row_at = builder.add(words_at, builder.mul(i, constant(I64, ROW * word_bytes)))
-                bits = _mask_bits(builder, symbols_at) if expand else constant(I64, 0)
-                for v in range(word_bytes):
-                    where = builder.add(row_at, constant(I64, VECTOR_BYTES * v))
-                    below = constant(I64, lanes * v)
-                    if expand:
-                        chosen = builder.trunc(builder.lshr(bits, below), few)
-                        source = builder.inttoptr(at, ir.PointerType())
-                        values = [source, builder.bitcast(chosen, flags), constant(kind, 0)]
-                        store(builder, call("masked.expandload", values), where)
-                    else:
-                        x = load(builder, where, kind)
-                        set_lanes = builder.icmp_unsigned("!=", x, constant(kind, 0))
-                        values = [x, set_lanes, constant(kind, 0)]
-                        store(builder, call("experimental.vector.compress", values), at)
-                        chosen = builder.bitcast(set_lanes, few)
-                        bits = builder.or_(bits, builder.shl(builder.zext(chosen, I64), below))
-                    n_set = builder.zext(builder.ctpop(chosen), I64)
-                    at = builder.add(at, builder.mul(n_set, constant(I64, word_bytes)))
-                if not expand:
-                    _store_mask(builder, bits, symbols_at)
-                return [at]
+                symbols_at = builder.add(mask_at, builder.mul(i, constant(I64, MASK_ROW)))
+                return [one_row(builder, word_bytes, row_at, symbols_at, *state, expand=expand)]
 
-            def one_symbol(i: Any, state: Any) -> list[Any]:
-                [at] = state
-                symbol_at = builder.add(mask_at, i)
-                first = builder.mul(i, constant(I64, MASK_BITS * word_bytes))
-                bits = builder.zext(load(builder, symbol_at, I8), I64) if expand else None
-                bits = constant(I64, 0)
-                if expand:
-                    bits = builder.zext(load(builder, symbol_at, I8), I64)
-                for b in range(MASK_BITS):
-                    offset = builder.add(first, constant(I64, word_bytes * b))
-                    where = builder.add(words_at, offset)
-                    if expand:
-                        is_set = builder.and_(builder.lshr(bits, constant(I64, b)), one)
-                        factor = builder.trunc(is_set, word) if word_bytes < 8 else is_set
-                        store(builder, builder.mul(load(builder, at, word), factor), where)
-                    else:
-                        x = load(builder, where, word)
-                        store(builder, x, at)
-                        is_set = builder.zext(
-                            builder.icmp_unsigned("!=", x, constant(word, 0)), I64
-                        )
-                        bits = builder.or_(bits, builder.shl(is_set, constant(I64, b)))
-                    at = builder.add(at, builder.mul(is_set, constant(I64, word_bytes)))
-                if not expand:
-                    store(builder, builder.trunc(bits, I8), symbol_at)
-                return [at]
-
-            if COMPRESS:
-                [end] = loop(builder, count, [packed_at], one_row)
-            else:
-                n_symbols = builder.mul(count, constant(I64, MASK_ROW))
-                [end] = loop(builder, n_symbols, [packed_at], one_symbol)
+            [end] = loop(builder, count, [packed_at], body)
             return builder.udiv(builder.sub(end, packed_at), constant(I64, word_bytes))
 
         return signature, generate
@@ -179,18 +189,18 @@ def mask_symbols(n: int) -> int:
 
 
 @kernel
-def promising(raw: NDArray[np.uint8], word_bytes: int) -> bool:
-    """Whether the sample of a block (uint8, contiguous) has zeros enough to try `pack`."""
-    n_words = raw.size // word_bytes
-    n_counted = n_zeros = 0
-    for row in range(0, n_words, SPARSE_STRIDE * ROW):
-        for i in range(row, min(row + ROW, n_words)):
-            bits = np.uint8(0)
-            for b in range(i * word_bytes, (i + 1) * word_bytes):
-                bits |= raw[b]
-            n_zeros += np.int64(bits == 0)
-            n_counted += 1
-    return n_zeros << SPARSE_LOG >= n_counted
+def promising(raw, word_bytes, mask, packed):  # type: ignore[no-untyped-def]
+    """Whether the sample of a block has zeros enough for `pack`; same arguments, work space."""
+    row_bytes = ROW * word_bytes
+    n_rows = raw.size // row_bytes
+    source, target = np.uint64(raw.ctypes.data), np.uint64(packed.ctypes.data)
+    symbols = np.uint64(mask.ctypes.data)
+    n_counted, n_set = 0, np.uint64(0)
+    for row in range(0, n_rows, SPARSE_STRIDE):
+        where = source + np.uint64(row * row_bytes)
+        n_set += _pack_rows(where, np.uint64(1), symbols, target, word_bytes)
+        n_counted += ROW
+    return (n_counted - np.int64(n_set)) << SPARSE_LOG >= max(n_counted, 1)
 
 
 @kernel
@@ -221,7 +231,7 @@ def pack(raw, word_bytes, mask, packed):  # type: ignore[no-untyped-def]
 def n_nonzero(mask, n):  # type: ignore[no-untyped-def]
     """Words that the mask plane of `n` words names, or -1 if it has bits beyond them.
 
-    `mask` (uint8, symbols below 16) has room for a multiple of 16, and is cleared up to there.
+    `mask` (uint8, symbols of 4 bits) has room for a multiple of 16, and is cleared up to there.
     """
     n_symbols = mask_symbols(n)
     for i in range(n_symbols, (n_symbols + MASK_ROW - 1) // MASK_ROW * MASK_ROW):
@@ -229,15 +239,15 @@ def n_nonzero(mask, n):  # type: ignore[no-untyped-def]
     used = n % MASK_BITS
     if used > 0 and mask[n_symbols - 1] >> used != 0:
         return -1
-    count = 0
+    count = np.int64(0)
     for i in range(n_symbols):
-        count += (BITS_OF_SYMBOL >> (MASK_BITS * np.int64(mask[i]))) & (2 * MASK_BITS - 1)
+        count += (ONES >> np.int64(MASK_BITS * mask[i])) & (2 * MASK_BITS - 1)
     return count
 
 
 @kernel
 def expand(mask, packed, word_bytes, raw):  # type: ignore[no-untyped-def]
-    """Inverse of `pack`, after `n_nonzero`; fills `raw` (uint8, contiguous).
+    """Inverse of `pack`, after `n_nonzero`: fills `raw` (uint8, contiguous).
 
     `packed` must be readable for one word more than the mask names.
     """

@@ -13,12 +13,13 @@ from typing import Final, NamedTuple
 
 MAGIC: Final = b"gpcf"
 VERSION: Final = 1
-# magic, version, dtype code, n_dims, block_log, decoded_bytes, encoded_bytes, hash, two reserved
+# magic, version, dtype code, n_dims, block_log, decoded_bytes, encoded_bytes, hash, flags, reserved
 HEADER_FORMAT: Final = "<4sBBBBQQQII"
 HEADER_BYTES: Final = 40
 HASH_OFFSET: Final = 24
 DECODED_BYTES_OFFSET: Final = 8
 MAX_DIMS: Final = 64
+STORED: Final = 1  # flag: the words as they are; no entries, no planes
 ALIGNMENT: Final = 16  # of the first payload and of every one after it
 
 # --- blocks -------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def golden_inputs() -> Iterator[tuple[str, np.ndarray, TensorConfig]]:
     for levels in (2, 3, 31, 32, 33, 34, 64, 200, 256):  # tables about their limits
         symbols = (rng.integers(0, levels, 70_000)).astype(np.uint8)
         yield f"levels-{levels}", symbols, TensorConfig()
-        steep = np.minimum(rng.geometric(4 / levels, 70_000), 255).astype(np.uint8)
+        steep = np.minimum(rng.geometric(1.5 / levels, 70_000), 255).astype(np.uint8)
         yield f"steep-{levels}", steep, TensorConfig()
     for gap in (100, 1000, 3000):  # patches, from many to few
         rare = np.zeros(65_536, np.uint8)

@@ -34,7 +34,9 @@ def raw_bytes(array: np.ndarray) -> bytes:
 
 
 def sha256(data: bytes | np.ndarray) -> str:
-    return hashlib.sha256(memoryview(data)).hexdigest()
+    if isinstance(data, np.ndarray):
+        data = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    return hashlib.sha256(data).hexdigest()
 
 
 def sample(name: str, n: int, content: str, seed: int = 0) -> np.ndarray:

@@ -34,6 +34,9 @@ class Made(NamedTuple):
     shape: tuple[int, ...]
     raw: bytes
 
+    def __repr__(self) -> str:
+        return self.label
+
 
 def padded_hash(data: bytes | memoryview) -> int:
     """`H` of the document, by the xxhash package: fast enough for 10^5 mutants."""
@@ -100,13 +103,22 @@ def rans(symbols: np.ndarray, p: int, table: dict[int, int]) -> Coded:
 
     stream = np.concatenate([np.zeros(0, "<u2"), *words[::-1]])
     payload = struct.pack("<IHBB", len(stream), len(positions), len(names) - 1, 0)
-    payload += names.astype(np.uint8).tobytes()
-    if p == 12:
-        payload += bytes(len(names) % 2)
-    payload += freq.astype(np.uint8 if p == 8 else "<u2").tobytes()
+    payload += table_bytes(names, freq, p)
     payload += stream.tobytes() + x.astype("<u4").tobytes()
     payload += positions.astype("<u2").tobytes() + body[positions].astype(np.uint8).tobytes()
     return (spec.RANS8 if p == 8 else spec.RANS12), len(payload), payload
+
+
+def table_bytes(symbols: np.ndarray, freq: np.ndarray, p: int) -> bytes:
+    """The table as it stands in a payload; values that do not fit lose their high bits."""
+    if p == 8:
+        return symbols.astype(np.uint8).tobytes() + freq.astype(np.uint8).tobytes()
+    bitmap = np.zeros(256, np.uint8)
+    bitmap[symbols.astype(np.uint8)] = 1
+    bit = freq.astype(np.int64)[:, None] >> np.arange(12) & 1
+    table = np.packbits(bitmap, bitorder="little").tobytes()
+    table += np.packbits(bit.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
+    return table + bytes(len(table) % 2)
 
 
 # --- tables -------------------------------------------------------------------------------------

@@ -153,9 +153,8 @@ def mutate_payload(parts: Parts, rng: random.Random) -> None:
 def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray:
     n_stream, n_patches = struct.unpack_from("<IH", payload)
     n = payload[6] + 1
-    wide = 1 if coder == spec.RANS8 else 2
-    freq = 8 + n + (0 if wide == 1 else n % 2)
-    stream = freq + wide * n
+    p = 8 if coder == spec.RANS8 else 12
+    stream = 8 + spec.table_bytes(n, p)
     states = stream + 2 * n_stream
     patches = states + 128
     kind = rng.randrange(12)
@@ -168,15 +167,9 @@ def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray
     elif kind == 2:
         payload[6] = number(rng, n - 1, 8)
     elif kind == 3:
-        payload[8 + rng.randrange(n)] = rng.randrange(256)
-    elif kind in (4, 5):  # frequencies: the sum stays (4) or does not
-        a, b = (freq + wide * rng.randrange(n) for _ in range(2))
-        code = "<B" if wide == 1 else "<H"
-        [x], [y] = struct.unpack_from(code, payload, a), struct.unpack_from(code, payload, b)
-        step = min(x, rng.choice((1, x // 2, x)))
-        struct.pack_into(code, payload, a, x - step)
-        if kind == 4 and a != b:
-            struct.pack_into(code, payload, b, y + step & (1 << 8 * wide) - 1)
+        payload[8 + rng.randrange(stream - 8)] ^= 1 << rng.randrange(8)
+    elif kind in (4, 5):
+        payload[8:stream] = mutate_table(bytes(payload[8:stream]), n, p, rng)
     elif kind == 6:
         lane = states + 4 * rng.randrange(32)
         struct.pack_into("<I", payload, lane, number(rng, 1 << 16, 32))
@@ -200,6 +193,23 @@ def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray
     else:
         payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
     return payload
+
+
+def mutate_table(table: bytes, n: int, p: int, rng: random.Random) -> bytes:
+    """Frequencies move, so that the sum stays or does not; or a symbol changes."""
+    try:
+        symbols, freq = (part.copy() for part in spec.read_table(table, n, p))
+    except spec.Refused:
+        return table
+    a, b = rng.randrange(n), rng.randrange(n)
+    if rng.random() < 0.3:
+        symbols[a] = rng.randrange(256)
+    else:
+        step = min(int(freq[a]), rng.choice((1, int(freq[a]) // 2, int(freq[a]))))
+        freq[a] -= step
+        if a != b and rng.random() < 0.7:
+            freq[b] += step
+    return make_frames.table_bytes(symbols, freq, p)
 
 
 def mutant(base: Parts, rng: random.Random, others: list[Parts]) -> bytes:

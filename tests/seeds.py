@@ -6,6 +6,8 @@ Half are written by gpucodec, half by make_frames from the document.
 
 from __future__ import annotations
 
+from functools import cache
+
 import make_frames
 import numpy as np
 import spec_decoder
@@ -45,13 +47,14 @@ SHAPES = {0: (3, 0), 1: (), 500: (5, 4, 25)}  # by number of elements
 
 
 def encoded() -> list[make_frames.Made]:
+    """Written by gpucodec."""
     frames = []
     for name, n, content, block in ENCODED:
         array = sample(name, n, content).reshape(SHAPES.get(n, (n,)))
         frame = gpucodec.encode(array, gpucodec.TensorConfig(block_size=block)).tobytes()
-        label = f"encoded-{name}-{n}-{content}-{block}"
+        label = f"encoded-{name}-{n}-{content}"
         frames.append(make_frames.Made(label, frame, name, array.shape, array.tobytes()))
-    rare = np.tile(np.arange(40, dtype=np.uint8) % 4, 400)
+    rare = np.tile(np.arange(40, dtype=np.uint8) % 4, 250)
     rare[[5, 77, 4000]] = 200, 201, 202  # rare enough to be patched
     frame = gpucodec.encode(rare).tobytes()
     frames.append(make_frames.Made("encoded-patches", frame, "uint8", rare.shape, rare.tobytes()))
@@ -63,8 +66,23 @@ def made(count: int = 24, seed: int = 7, max_words: int = 200) -> list[make_fram
     frames = []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        frames.append(make_frames.random_frame(rng, max_words, exact=True))
+        frame = make_frames.random_frame(rng, max_words, exact=True)
+        frames.append(frame._replace(label=f"made-{i:02}-{frame.label}"))
     return frames
+
+
+@cache
+def all_seeds() -> dict[str, make_frames.Made]:
+    """By label; made on first use, since the first use compiles."""
+    return {frame.label: frame for frame in encoded() + made()}
+
+
+# Known without encoding, for parametrization.
+LABELS = (
+    *(f"encoded-{name}-{n}-{content}" for name, n, content, _ in ENCODED),
+    "encoded-patches",
+    *(frame.label for frame in made()),
+)
 
 
 def features(frame: bytes) -> set[str]:

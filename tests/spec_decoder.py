@@ -207,32 +207,41 @@ def decode_raw(payload: bytes, n: int, bits: int) -> np.ndarray:
 # --- rANS ---------------------------------------------------------------------------------------
 
 
+def table_bytes(n_symbols: int, p: int) -> int:
+    """Bytes of a table, with its padding to an even number."""
+    size = 2 * n_symbols if p == 8 else 32 + (12 * n_symbols + 7) // 8
+    return size + size % 2
+
+
+def read_table(table: bytes, n_symbols: int, p: int) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols and frequencies, int64 [n_symbols] each."""
+    if p == 8:
+        both = np.frombuffer(table, np.uint8).astype(np.int64)
+        return both[:n_symbols], both[n_symbols:]
+    symbols = np.flatnonzero(np.unpackbits(np.frombuffer(table[:32], np.uint8), bitorder="little"))
+    must(len(symbols) == n_symbols, "bits of the bitmap")
+    bit = np.unpackbits(np.frombuffer(table[32:], np.uint8), bitorder="little").astype(np.int64)
+    must(not bit[12 * n_symbols :].any(), "unused bits of a table")
+    frequencies = bit[: 12 * n_symbols].reshape(n_symbols, 12) << np.arange(12)
+    return symbols.astype(np.int64), frequencies.sum(axis=1)
+
+
 def decode_rans(payload: bytes, n: int, bits: int, p: int) -> np.ndarray:
     must(len(payload) >= 8, "size of a rANS payload")
     n_stream, n_patches, n_symbols, zero = struct.unpack("<IHBB", payload[:8])
     n_symbols += 1
     must(zero == 0, "zero byte of a rANS header")
     must(2 <= n_symbols <= (32 if p == 8 else 256), "number of table symbols")
-    gap = 0 if p == 8 else n_symbols % 2
-    freq_bytes = n_symbols * (1 if p == 8 else 2)
-    total = 8 + n_symbols + gap + freq_bytes + 2 * n_stream + 128 + 3 * n_patches
+    stream_at = 8 + table_bytes(n_symbols, p)
+    total = stream_at + 2 * n_stream + 128 + 3 * n_patches
     must(len(payload) == total, "size of a rANS payload")
 
-    at = 8
-
-    def take(count: int, dtype: str) -> np.ndarray:
-        nonlocal at
-        part = np.frombuffer(payload, dtype, count, at)
-        at += part.nbytes
-        return part.astype(np.int64)
-
-    symbols = take(n_symbols, "u1")
-    must(not take(gap, "u1").any(), "gap of a table")
-    freq = take(n_symbols, "u1" if p == 8 else "<u2")
-    stream = take(n_stream, "<u2").astype(np.uint64)
-    x = take(32, "<u4").astype(np.uint64)
-    positions = take(n_patches, "<u2")
-    patches = take(n_patches, "u1")
+    symbols, freq = read_table(payload[8:stream_at], n_symbols, p)
+    stream = np.frombuffer(payload, "<u2", n_stream, stream_at).astype(np.uint64)
+    at = stream_at + 2 * n_stream
+    x = np.frombuffer(payload, "<u4", 32, at).astype(np.uint64)
+    positions = np.frombuffer(payload, "<u2", n_patches, at + 128).astype(np.int64)
+    patches = np.frombuffer(payload, np.uint8, n_patches, at + 128 + 2 * n_patches)
 
     n_rows = (n - 1) // 64
     tail = n - 64 * n_rows

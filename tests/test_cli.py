@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ from cli_cases import (
 )
 
 from gpucodec.cli import layout, peers, safetensors
+from gpucodec.cli.tensors import regions
 
 
 @pytest.fixture
@@ -85,6 +87,38 @@ def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
     library.save_file(every, theirs)
     read = {tensor.name: tensor.read() for tensor in safetensors.read(theirs).tensors}
     assert all(same(read[name], array) for name, array in every.items())
+
+
+def test_a_checkpoint_in_several_files(tmp_path):
+    parts = {
+        "1": {"b": np.arange(5)},
+        "2": {"a": random_tensor("bfloat16", (4, 3)), "c": np.eye(2)},
+    }
+    for number, part in parts.items():
+        safetensors.write(tmp_path / f"m-{number}-of-2.safetensors", contents_of(part))
+    places = {"a": "m-2-of-2.safetensors", "b": "m-1-of-2.safetensors"}
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    run("compress", index, tmp_path / "s.zarr")
+    run("decompress", tmp_path / "s.zarr", tmp_path / "one.safetensors")
+    read = {
+        tensor.name: tensor.read()
+        for tensor in safetensors.read(tmp_path / "one.safetensors").tensors
+    }
+    assert list(read) == ["a", "b"]
+    assert same(read["a"], parts["2"]["a"])
+    assert "bfloat16" in run("inspect", index).output
+    for weight_map in ({"a": "../x.safetensors"}, {"a": "gone.safetensors"}):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        fails("compress", index, tmp_path / "x.zarr")
+    for broken in (
+        '{"weight_map": {"z": "m-1-of-2.safetensors"}}',
+        "{}",
+        "[",
+        '{"weight_map": {"a": 1}}',
+    ):
+        index.write_text(broken)
+        fails("compress", index, tmp_path / "x.zarr", code=1)
 
 
 def test_npz_and_npy(tmp_path):
@@ -187,6 +221,19 @@ def test_large_tensors_are_cut_into_chunks(tmp_path, monkeypatch):
 )
 def test_chunk_shapes(shape, itemsize, chunks):
     assert layout.chunk_shape(shape, itemsize) == chunks
+
+
+@pytest.mark.parametrize("most_bytes", [0, 1, 100, 1000, 1 << 20])
+@pytest.mark.parametrize(
+    ("shape", "step"), [((), ()), ((0, 3), (1, 3)), ((7, 5, 9), (2, 5, 4)), ((100,), (7,))]
+)
+def test_regions_cover_an_array_once(shape, step, most_bytes):
+    counts = np.zeros(shape, np.int64)
+    for region in regions(shape, step, 4, most_bytes):
+        counts[region] += 1
+        assert all(part.start % size == 0 for part, size in zip(region, step, strict=True))
+        assert most_bytes < 1 or counts[region].nbytes // 2 <= max(most_bytes, 4 * np.prod(step))
+    assert (counts == 1).all()
 
 
 def test_names_become_paths_that_do_not_collide():

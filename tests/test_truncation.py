@@ -10,12 +10,10 @@ import gpucodec
 from gpucodec import TruncatedError
 from gpucodec import frame as container
 
-SEEDS = seeds.encoded() + seeds.made()
 
-
-@pytest.mark.parametrize("made", SEEDS, ids=lambda made: made.label)
-def test_every_prefix_is_truncated(made):
-    whole = memoryview(made.frame)
+@pytest.mark.parametrize("label", seeds.LABELS)
+def test_every_prefix_is_truncated(label):
+    whole = memoryview(seeds.all_seeds()[label].frame)
     for length in range(len(whole)):
         for read in (gpucodec.decode, gpucodec.inspect, gpucodec.verify):
             with pytest.raises(TruncatedError) as caught:
@@ -24,8 +22,9 @@ def test_every_prefix_is_truncated(made):
             assert str(length) in str(caught.value)
 
 
-@pytest.mark.parametrize("made", SEEDS[:8], ids=lambda made: made.label)
-def test_every_prefix_of_the_table_is_truncated(made):
+@pytest.mark.parametrize("label", seeds.LABELS[:8])
+def test_every_prefix_of_the_table_is_truncated(label):
+    made = seeds.all_seeds()[label]
     whole = memoryview(made.frame)
     table = container.table_bytes(whole[:40])
     for length in range(table):
@@ -37,6 +36,6 @@ def test_every_prefix_of_the_table_is_truncated(made):
 
 
 def test_salvage_does_not_excuse_truncation():
-    frame = SEEDS[0].frame
+    frame = seeds.all_seeds()[seeds.LABELS[0]].frame
     with pytest.raises(TruncatedError):
         gpucodec.decode(frame[:-1], salvage=True)

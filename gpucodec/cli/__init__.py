@@ -18,6 +18,7 @@ from ..threads import set_threads
 from .errors import INTERRUPTED, CommandError, DamagedError
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+PATH = click.Path(path_type=Path)
 CODEC_NAMES = ("gpucodec", "zstd", "blosc", "gzip", "none")
 
 
@@ -36,10 +37,6 @@ class Commands(click.Group):
             raise CommandError(str(error)) from error
         except KeyboardInterrupt as error:
             raise CommandError("interrupted", INTERRUPTED) from error
-
-
-def _path(*, exists: bool) -> click.Path:
-    return click.Path(exists=exists, path_type=Path)
 
 
 force = click.option(
@@ -74,8 +71,8 @@ def _terminate_cleanly() -> None:
 
 
 @main.command()
-@click.argument("src", type=_path(exists=True))
-@click.argument("dst", type=_path(exists=False))
+@click.argument("src", type=PATH)
+@click.argument("dst", type=PATH)
 @click.option(
     "--check", is_flag=True, help="Read DST back and compare every bit before it appears."
 )
@@ -113,8 +110,8 @@ def _write(src: Path, dst: Path, contents: Any, *, check: bool, force: bool) -> 
 
 
 @main.command()
-@click.argument("src", type=_path(exists=True))
-@click.argument("dst", type=_path(exists=False))
+@click.argument("src", type=PATH)
+@click.argument("dst", type=PATH)
 @force
 def decompress(src: Path, dst: Path, *, force: bool) -> None:
     """Write the tensors of a zarr store SRC as a file DST, bit for bit.
@@ -138,8 +135,8 @@ def decompress(src: Path, dst: Path, *, force: bool) -> None:
 
 
 @main.command()
-@click.argument("src", type=_path(exists=True))
-@click.argument("dst", type=_path(exists=False))
+@click.argument("src", type=PATH)
+@click.argument("dst", type=PATH)
 @click.option(
     "--codec", type=click.Choice(CODEC_NAMES), required=True, help="How DST is compressed."
 )
@@ -167,20 +164,22 @@ def _copy(src: Path, dst: Path, codec: str, *, force: bool) -> None:
 
 
 @main.command()
-@click.argument("path", type=_path(exists=True))
+@click.argument("path", type=PATH)
 def inspect(path: Path) -> None:
-    """Show what is in a store or a frame: types, shapes, coders, ratios."""
-    from . import stores, survey
+    """Show what is in a store, a frame or a file: types, shapes, coders, ratios."""
+    from . import files, stores, survey
     from .console import survey as show
 
-    if path.is_file() and path.suffix != ".zip":
+    if files.is_readable(path):
+        show(survey.of_file(files.read(path)))
+    elif path.is_file() and path.suffix != ".zip":
         show([survey.of_frame(path)])
     else:
         show(list(survey.of_store(stores.open_store(path))))
 
 
 @main.command()
-@click.argument("path", type=_path(exists=True))
+@click.argument("path", type=PATH)
 def verify(path: Path) -> None:
     """Decode everything in a store or a frame, check every hash, keep nothing.
 
@@ -206,7 +205,7 @@ def verify(path: Path) -> None:
 
 
 @main.command()
-@click.argument("file", type=_path(exists=True))
+@click.argument("file", type=PATH)
 @click.option(
     "--mib", type=click.IntRange(1), default=64, show_default=True, help="Sample of FILE to use."
 )
@@ -222,13 +221,11 @@ def bench(file: Path, mib: int) -> None:
 
 
 @main.command()
-@click.argument("file", type=_path(exists=True), required=False)
+@click.argument("file", type=PATH, required=False)
 @click.option(
     "--steps", type=click.IntRange(1), default=200, show_default=True, help="Training steps."
 )
-@click.option(
-    "--keep", type=_path(exists=False), help="Write checkpoint and store into this folder."
-)
+@click.option("--keep", type=PATH, help="Write checkpoint and store into this folder.")
 def demo(file: Path | None, steps: int, keep: Path | None) -> None:
     """Compress a checkpoint, read it back with plain zarr, compare every bit.
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import mmap
-from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codec import verify
+from .tensors import as_bytes, regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,9 +27,12 @@ def frame(path: Path) -> None:
 
 def store(opened: Store, done: Callable[[int], None]) -> Iterator[str]:
     """Yield a sentence for each chunk (or shard) that is missing or does not decode."""
+    from .stores import chunk_keys
+
     for path, array in opened.arrays.items():
         missing = set(opened.missing(array))
-        for key, region in _chunks(array):
+        boxes = regions(array.shape, array.shards or array.chunks, array.dtype.itemsize, 1)
+        for key, region in zip(chunk_keys(array), boxes, strict=True):
             if key in missing:
                 yield f"{key} is missing"
                 continue
@@ -43,8 +46,6 @@ def store(opened: Store, done: Callable[[int], None]) -> Iterator[str]:
 
 def same(contents: Contents, other: Contents) -> Iterator[str]:
     """Yield a sentence for each tensor of `contents` that `other` has not bit for bit."""
-    from .tensors import as_bytes
-
     others = {tensor.name: tensor for tensor in other.tensors}
     for tensor in contents.tensors:
         twin = others.get(tensor.name)
@@ -56,18 +57,6 @@ def same(contents: Contents, other: Contents) -> Iterator[str]:
             if not (as_bytes(piece) == as_bytes(copy)).all():
                 yield f"{tensor.name} differs in rows {rows.start} to {rows.stop}"
                 break
-
-
-def _chunks(array: Any) -> Iterator[tuple[str, tuple[slice, ...]]]:
-    from .stores import chunk_keys
-
-    shape, sizes = array.shape, array.shards or array.chunks
-    counts = [range(-(-n // c)) for n, c in zip(shape, sizes, strict=True)]
-    for key, chunk in zip(chunk_keys(array), product(*counts), strict=True):
-        region = tuple(
-            slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(chunk, sizes, shape, strict=True)
-        )
-        yield key, region
 
 
 def _words(region: tuple[slice, ...]) -> str:

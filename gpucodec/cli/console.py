@@ -43,7 +43,7 @@ def say(*parts: Any) -> None:
 
 def ready() -> None:
     """Load the kernels. The first time they are compiled, which takes a while and is announced."""
-    with Console(stderr=True).status("compiling the kernels for this CPU, once"):
+    with Console(stderr=True).status("preparing the kernels (compiled on first use)"):
         decode(encode(np.arange(1 << 12, dtype=np.float32)))
 
 

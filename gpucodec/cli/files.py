@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .tensors import Contents
 
+INDEX: Final = ".safetensors.index.json"
 READERS: Final[dict[str, Callable[[Path], Contents]]] = {
     ".safetensors": safetensors.read,
     ".npy": numpyfiles.read_npy,
@@ -34,6 +35,11 @@ WRITERS: Final[dict[str, Callable[[Path, Contents], None]]] = {
 }
 
 
+def is_readable(path: Path) -> bool:
+    """Whether this is a file that `read` knows by its name."""
+    return path.is_file() and (path.suffix in READERS or path.name.endswith(INDEX))
+
+
 def read(path: Path) -> Contents:
     """The tensors of a file or a zarr store, not yet read.
 
@@ -47,8 +53,8 @@ def read(path: Path) -> Contents:
     """
     if not path.exists():
         raise CommandError(f"{path} does not exist")
-    if path.is_file() and path.suffix in READERS:
-        return READERS[path.suffix](path)
+    if is_readable(path):
+        return (safetensors.read_index if path.suffix == ".json" else READERS[path.suffix])(path)
     if path.is_dir() or path.suffix == ".zip":
         from . import stores
 

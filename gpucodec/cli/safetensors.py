@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 from math import prod
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -63,7 +64,7 @@ def read(path: Path) -> Contents:
         header_bytes = int.from_bytes(file.read(8), "little")
         if size < 8 or header_bytes > min(size - 8, MAX_HEADER_BYTES):
             raise DamagedError(f"{path}: {size} bytes cannot hold a header of {header_bytes}")
-        header = _header(path, file.read(header_bytes))
+        header = _json(path, file.read(header_bytes))
     metadata = header.pop("__metadata__", None)
     start, end = 8 + header_bytes, size
     tensors = []
@@ -82,6 +83,32 @@ def read(path: Path) -> Contents:
     if start + at != end:
         raise DamagedError(f"{path}: tensors end at {start + at}, the file at {end}")
     return Contents("safetensors", tensors, {} if metadata is None else {"metadata": metadata})
+
+
+def read_index(path: Path) -> Contents:
+    """The tensors of a checkpoint in several files, from its ``*.safetensors.index.json``.
+
+    Raises
+    ------
+    DamagedError
+        Not such an index, or a tensor is not in the file that the index names.
+    CommandError
+        As `read`; or a file is missing, or not beside the index.
+
+    """
+    index = _json(path, path.read_bytes())
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
+        raise DamagedError(f"{path} has no weight_map")
+    found: dict[str, Tensor] = {}
+    for name in dict.fromkeys(places.values()):
+        if name != PurePath(name).name or not (path.parent / name).is_file():
+            raise CommandError(f"{path} names {name}, which is no file beside it")
+        found |= {tensor.name: tensor for tensor in read(path.parent / name).tensors}
+    missing = sorted(places.keys() - found.keys())
+    if missing:
+        raise DamagedError(f"{path}: {missing[0]} is not in {places[missing[0]]}")
+    return Contents("safetensors", [found[name] for name in places])
 
 
 def write(path: Path, contents: Contents) -> None:
@@ -114,7 +141,7 @@ def write(path: Path, contents: Contents) -> None:
                 file.write(as_bytes(piece))
 
 
-def _header(path: Path, text: bytes) -> dict[str, Any]:
+def _json(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
@@ -124,9 +151,9 @@ def _header(path: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: not a safetensors header: {error}") from error
+        raise DamagedError(f"{path}: not the JSON of safetensors: {error}") from error
     if not isinstance(header, dict):
-        raise DamagedError(f"{path}: the header is {type(header).__name__}, not an object")
+        raise DamagedError(f"{path}: its JSON is {type(header).__name__}, not an object")
     return header
 
 

@@ -144,10 +144,10 @@ class _Rows:
         try:
             return np.asarray(self.array[rows])
         except Exception as error:  # each codec has its own
-            where = f"rows {rows.start} to {rows.stop}" if isinstance(rows, slice) else "the value"
-            raise DamagedError(
-                f"{self.store.path}: {where} of {self.array.path or 'the array'}: {error}"
-            ) from error
+            box = rows if isinstance(rows, tuple) else (rows,)
+            where = ", ".join(f"{part.start}:{part.stop}" for part in box)
+            name = self.array.path or "the array"
+            raise DamagedError(f"{self.store.path}: {name}[{where}]: {error}") from error
 
 
 def write(path: Path, contents: Contents, codec: str) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .stores import Store
+    from .tensors import Contents
 
 PREFIX_BYTES = 1 << 16  # most tables are smaller, so that one read is enough
 
@@ -48,6 +49,14 @@ class Row:
             self.planes.append(Counter())
         for plane, coders in zip(self.planes, frame.coders.T, strict=False):
             plane.update(spec.CODER_NAMES[coder] for coder in coders.tolist())
+
+
+def of_file(contents: Contents) -> list[Row]:
+    """The tensors of a file that is not compressed."""
+    return [
+        Row(t.name, t.dtype.name, t.shape, t.nbytes, t.nbytes, codec="not compressed")
+        for t in contents.tensors
+    ]
 
 
 def of_frame(path: Path) -> Row:

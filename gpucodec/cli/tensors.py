@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,7 +33,7 @@ class Tensor:
     shape: tuple[int, ...]
     open: Callable[[], Any]
     row_step: int = 1
-    done: Callable[[int], object] = id  # any function that does nothing with a number
+    done: Callable[[int], None] = lambda _: None
 
     @property
     def nbytes(self) -> int:
@@ -79,9 +80,29 @@ class Contents:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    def watched(self, done: Callable[[int], object]) -> Contents:
+    def watched(self, done: Callable[[int], None]) -> Contents:
         """The same, telling `done` how many bytes have been used."""
         return replace(self, tensors=[replace(tensor, done=done) for tensor in self.tensors])
+
+
+def regions(
+    shape: tuple[int, ...], step: tuple[int, ...], itemsize: int, most_bytes: int = PIECE_BYTES
+) -> Iterator[tuple[slice, ...]]:
+    """Boxes that cover an array, each a whole number of `step` boxes and not much more than
+    `most_bytes`, or one of them.
+    """
+    box = list(step)
+    for axis in reversed(range(len(shape))):
+        n_fit = max(1, most_bytes // max(1, prod(box) * itemsize))
+        box[axis] = min(step[axis] * n_fit, max(1, shape[axis]))
+        if box[axis] < shape[axis]:
+            break
+    counts = [range(0, n, size) for n, size in zip(shape, box, strict=True)]
+    for starts in product(*counts):
+        yield tuple(
+            slice(start, min(start + size, n))
+            for start, size, n in zip(starts, box, shape, strict=True)
+        )
 
 
 def as_bytes(array: Array) -> Array:

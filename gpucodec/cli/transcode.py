@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import zarr
 
 from ..zarr import enable
-from .stores import codec_arguments, fill, tensor
+from .output import interrupts_held
+from .stores import codec_arguments, tensor
+from .tensors import regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,4 +56,9 @@ def _copy(source: Store, target: Path, codec: str, done: Callable[[int], None]) 
             config={"write_empty_chunks": source.note is not None},
             **codec_arguments(codec, array.dtype),
         )
-        fill(made, replace(tensor(source, array, path), done=done))
+        rows = tensor(source, array, path).open()
+        for region in regions(array.shape, made.shards or made.chunks, array.dtype.itemsize):
+            piece = rows[region]
+            with interrupts_held():
+                made[region] = piece
+            done(piece.nbytes)

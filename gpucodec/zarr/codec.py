@@ -15,7 +15,7 @@ from gpucodec.config import TensorConfig
 from gpucodec.views import carrier
 
 from .chunk import chunk_of
-from .steps import is_sync_handle, run, run_sync
+from .steps import is_sync_handle, raw_bytes, run, run_sync
 from .read import Decoding, read_chunks
 
 if TYPE_CHECKING:
@@ -159,11 +159,13 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
             (getter, spec, selection, (), False) for getter, selection, spec in batch
         ]
         boxes = all(is_box(selection) for _, selection, _ in batch)
-        present = await run(
-            read_chunks(items, outs, self.config, boxes=boxes),
-            batch[0][2].prototype,
-            sync=all(is_sync_handle(getter) for getter, _, _ in batch),
-        )
+        steps = read_chunks(items, outs, self.config, boxes=boxes)
+        prototype = batch[0][2].prototype
+        sync = all(is_sync_handle(getter) for getter, _, _ in batch)
+        if sync and _is_small([spec for _, _, spec in batch]):
+            present = run_sync(steps, prototype)
+        else:
+            present = await run(steps, prototype, sync=sync)
         return [
             _ndbuffer(out, spec) if there else None
             for out, (_, _, spec), there in zip(outs, batch, present, strict=True)
@@ -190,9 +192,13 @@ def _ndbuffer(array: npt.NDArray[Any], spec: ArraySpec) -> NDBuffer:
 
 async def _off_loop(function: Callable[[list[Any]], list[Any]], chunks: list[Any]) -> list[Any]:
     """Run in a thread, so that the event loop stays free, unless that takes longer."""
-    if sum(chunk_of(spec).nbytes for _, spec in chunks) < _INLINE_BYTES:
+    if _is_small([spec for _, spec in chunks]):
         return function(chunks)
     return await asyncio.to_thread(function, chunks)
+
+
+def _is_small(specs: Iterable[ArraySpec]) -> bool:
+    return sum(chunk_of(spec).nbytes for spec in specs) < _INLINE_BYTES
 
 
 async def _present(

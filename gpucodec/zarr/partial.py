@@ -13,7 +13,7 @@ from gpucodec.errors import GpucodecError, TruncatedError
 
 from ._compat import RangeByteRequest
 from .chunk import named
-from .steps import Get
+from .steps import raw_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpucodec.config import TensorConfig
 
     from .chunk import Chunk
-    from .steps import Steps
+    from .steps import Get, Steps
 
 # A second request, and its latency, must save at least this many decoded bytes.
 MIN_SAVING = 1 << 16

@@ -16,7 +16,6 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from gpucodec.errors import CorruptionError, TruncatedError
 
 from ._compat import RangeByteRequest, SuffixByteRequest, value_of, write_order
-from .steps import Get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from gpucodec.buffers import Bytes
+
+    from .steps import Get
 
 ENTRY_BYTES = 16  # offset and length of an inner chunk, u64 each
 CHECKSUM_BYTES = 4
