@@ -232,7 +232,11 @@ def decode_blocks(
 
 def inspect(frame: Any) -> FrameInfo:
     """What a frame's header and table say; nothing is decoded."""
-    parsed = frames.parse(buffers.encoded(frame))
+    return describe(frames.parse(buffers.encoded(frame)))
+
+
+def describe(parsed: Frame) -> FrameInfo:
+    """`inspect` for a frame whose table is parsed already."""
     planes = []
     if not parsed.entries.shape[1]:
         stored = {"stored": parsed.n_blocks} if parsed.n_blocks else {}

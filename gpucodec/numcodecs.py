@@ -26,8 +26,8 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
     """Lossless coding of tensors; see `gpucodec.TensorConfig`.
 
     Encoding keeps the data type, so hand over the typed array, not its bytes. As everywhere in
-    numcodecs, memory is encoded in the order in which it lies: an array in Fortran order decodes
-    to its transpose. Types that the format does not have are encoded through a view
+    numcodecs, memory is encoded in the order in which it lies; an array in Fortran order decodes
+    flat. Types that the format does not have are encoded through a view
     (`gpucodec.views.carrier`) and decode to that view.
 
     Parameters
@@ -130,7 +130,7 @@ def _words(buf: Any) -> npt.NDArray[Any]:
     array = np.asarray(ensure_ndarray_like(buf))
     words = carrier(array.dtype)
     if array.flags.f_contiguous and not array.flags.c_contiguous:
-        array = array.T
+        array = array.reshape(-1, order="F")
     if array.dtype == words:
         return array
     if array.dtype.itemsize == 0:  # "U0", "V0"

@@ -5,6 +5,8 @@ Addresses are 64-bit integers. `element` and `dtype` are literals: each pair is 
 A unit is always read and written whole, so the last one of a row goes through scratch memory.
 """
 
+# ruff: noqa: ARG001 - an intrinsic's arguments are types here; their values come to `generate`
+
 from __future__ import annotations
 
 from typing import Any
@@ -62,7 +64,9 @@ def _special(x: Lanes, dtype: int) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def scan(typing_context: Any, kind: Any, signed_zero: Any, dtype: Any, source: Any, n_units: Any) -> Any:  # noqa: ARG001
+def scan(
+    typing_context: Any, kind: Any, signed_zero: Any, dtype: Any, source: Any, n_units: Any
+) -> Any:
     """Two extremes of the finite values as float32 bits, and whether a value needs a closer look.
 
     That is one which is not finite, subnormal, -0 unless `signed_zero`, below 0 for POSITIVE, or
@@ -114,7 +118,7 @@ def scan(typing_context: Any, kind: Any, signed_zero: Any, dtype: Any, source: A
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def first_sign(typing_context: Any, dtype: Any, source: Any, n_units: Any, peak: Any) -> Any:  # noqa: ARG001
+def first_sign(typing_context: Any, dtype: Any, source: Any, n_units: Any, peak: Any) -> Any:
     """1 if the first value whose magnitude has the bits `peak` is negative, else 0."""
     number = dtype.literal_value
 
@@ -149,20 +153,20 @@ def _unordered(order: Lanes) -> Lanes:
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def encode_units(  # noqa: ANN201
-    typing_context: Any,  # noqa: ARG001 - Numba passes it
+def encode_units(
+    typing_context: Any,
     element: Any,
     dtype: Any,
     rounding: Any,
-    source: Any,  # noqa: ARG001
-    n_units: Any,  # noqa: ARG001
-    codes: Any,  # noqa: ARG001
-    factor: Any,  # noqa: ARG001
-    offset: Any,  # noqa: ARG001
-    table: Any,  # noqa: ARG001
-    index: Any,  # noqa: ARG001
-    key: Any,  # noqa: ARG001
-    other_key: Any,  # noqa: ARG001
+    source: Any,
+    n_units: Any,
+    codes: Any,
+    factor: Any,
+    offset: Any,
+    table: Any,
+    index: Any,
+    key: Any,
+    other_key: Any,
 ):
     """Codes of a block. `index` is the first element's number, for the random bits."""
     form, number = element.literal_value, dtype.literal_value
@@ -223,16 +227,16 @@ def _load_codes(builder: Any, source: Any, unit: Any, element: int) -> Lanes:
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def decode_units(  # noqa: ANN201
-    typing_context: Any,  # noqa: ARG001 - Numba passes it
+def decode_units(
+    typing_context: Any,
     element: Any,
     dtype: Any,
-    codes: Any,  # noqa: ARG001
-    n_units: Any,  # noqa: ARG001
-    out: Any,  # noqa: ARG001
-    factor: Any,  # noqa: ARG001
-    offset: Any,  # noqa: ARG001
-    table: Any,  # noqa: ARG001
+    codes: Any,
+    n_units: Any,
+    out: Any,
+    factor: Any,
+    offset: Any,
+    table: Any,
 ):
     """Values of a block's codes, rounded to the array's type."""
     form, number = element.literal_value, dtype.literal_value
@@ -253,17 +257,17 @@ def decode_units(  # noqa: ANN201
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def flag_units(  # noqa: ANN201
-    typing_context: Any,  # noqa: ARG001 - Numba passes it
+def flag_units(
+    typing_context: Any,
     element: Any,
     dtype: Any,
-    source: Any,  # noqa: ARG001
-    decoded: Any,  # noqa: ARG001
-    n_units: Any,  # noqa: ARG001
-    flags: Any,  # noqa: ARG001
-    keep: Any,  # noqa: ARG001
-    absolute: Any,  # noqa: ARG001
-    relative: Any,  # noqa: ARG001
+    source: Any,
+    decoded: Any,
+    n_units: Any,
+    flags: Any,
+    keep: Any,
+    absolute: Any,
+    relative: Any,
 ):
     """Set a byte in `flags` for each value that must be kept as it is; how many there are.
 

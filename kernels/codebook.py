@@ -7,7 +7,7 @@ zero, except that 1 (code 255) has no negative twin.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -70,4 +70,6 @@ def _buckets(boundaries: NDArray[np.float32]) -> NDArray[np.uint64]:
 _MAGNITUDES = DYNAMIC8[ZERO_CODE:]
 NEAREST = _buckets((_MAGNITUDES[:-1] + _MAGNITUDES[1:]) / np.float32(2))
 # For stochastic rounding: the entry not above the value, and behind the buckets the entries.
-BELOW = np.concatenate([_buckets(_MAGNITUDES[1:]), np.append(_MAGNITUDES, np.float32([1] * 3)).view(np.uint64)])
+BELOW = np.concatenate(
+    [_buckets(_MAGNITUDES[1:]), np.append(_MAGNITUDES, np.float32([1] * 3)).view(np.uint64)]
+)

@@ -48,7 +48,7 @@ def _decode_plane(  # type: ignore[no-untyped-def]
 ):
     """Decode one plane; its address goes to `where[p, 0]`. A status."""
     if coder == RANS8 or coder == RANS12:  # noqa: SIM109, PLR1714 - a tuple search is slower to compile
-        return rans.decode_plane(coder, argument, payload, n, bits, symbols, plane_scratch)
+        return rans.decode_plane(coder, payload, n, bits, symbols, plane_scratch)
     padded = (n + ROW - 1) // ROW * ROW
     if coder == CONSTANT:
         if argument >= 1 << bits:
@@ -131,21 +131,19 @@ def _entry_point(sources: str) -> Any:
                 position[1] += aligned(payload_bytes(np.int64(entries[first, p])))
             for p in range(n_planes):
                 width = np.int64(bits[p])
-                paired = count == 2
+                paired = (first + 2) * block_bytes <= raw.size  # both blocks are full
                 for q in range(count):
                     where[q, p, 0] = symbols[q, p].ctypes.data
                     paired = paired and np.int64(entries[first + q, p]) >> ENTRY_CODER_SHIFT == RANS8
                 if paired:
                     end_a = position[0] + payload_bytes(np.int64(entries[first, p]))
                     end_b = position[1] + payload_bytes(np.int64(entries[first + 1, p]))
-                    tail = raw[(first + 1) * block_bytes : (first + 2) * block_bytes]
                     both = rans.decode_two_planes(
                         payload[position[0] : end_a],
-                        block_words,
                         symbols[0, p],
                         payload[position[1] : end_b],
-                        tail.size // word_bytes,
                         symbols[1, p],
+                        block_words,
                         width,
                         plane_scratch,
                     )

@@ -59,7 +59,7 @@ class Scratch(NamedTuple):
     frequencies: NDArray[np.uint32]  # [N_STREAMS, 256]
     table: NDArray[np.uint8]
     present: NDArray[np.uint8]  # [N_STREAMS, 256]
-    packed: NDArray[np.uint16]
+    packed: NDArray[np.uint32]
     starts: NDArray[np.uint32]
     depths: NDArray[np.uint8]
     hashes: NDArray[np.uint16]
@@ -83,7 +83,7 @@ def scratch(block_bytes: int) -> Scratch:
         np.empty((N_STREAMS, 256), np.uint32),
         np.empty(max(simd.DECODE_TABLE_BYTES, simd.ENCODE_TABLE_BYTES), np.uint8),
         np.empty((N_STREAMS, 256), np.uint8),
-        np.empty(256, np.uint16),
+        np.empty(256, np.uint32),
         np.empty(256, np.uint32),
         np.empty(room, np.uint8),
         np.empty(MAX_WORDS + SLACK, np.uint16),

@@ -223,7 +223,7 @@ def decode_stream(payload, at, n_words, n, frequencies, first, last, scratch, ou
     n_rows = n // ROW
     used = np.int64(0)
     if n_rows > 0:
-        simd.decode_table12(symbols[:n_present], packed[:n_present].view(np.uint8), table)
+        simd.decode_table12(symbols[:n_present], packed[:n_present], table)
         used = np.int64(
             simd.decode_rows12(payload[at:], n_words, n_rows, table, states, out)
         )

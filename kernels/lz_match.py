@@ -73,12 +73,14 @@ def hash_words(text, word_log, n, hashes):
 def _deepen(depths, at, source, length):
     """Set the depths of a copy of `length` bytes; what lies behind it, up to 32 bytes, is zeroed."""
     distance = at - source
-    done = U(0)
     if distance >= length:
+        deepen32(depths + at, depths + source, length)
+        done = U(32)
         while done < length:
             deepen32(depths + at + done, depths + source + done, length - done)
             done += U(32)
         return
+    done = U(0)
     deepest = U(0)
     while done < distance:
         deepest = max(deepest, deepest32(depths + source + done, distance - done))
@@ -162,7 +164,8 @@ def parse(
                 length += more
             length &= whole
         length = min(length, room)
-        done = U(0)
+        copy32(literals + n_literals, text + start)
+        done = U(32)
         while done < p - start:
             copy32(literals + n_literals + done, text + start + done)
             done += U(32)

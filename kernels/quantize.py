@@ -125,7 +125,10 @@ def _quantizer(sources: str, element: int, dtype: int, rounding: int) -> Any:
         assert sources
         scratch = np.empty((4, _SCRATCH), np.uint8)
         decoded, padded = np.uint64(scratch[0].ctypes.data), np.uint64(scratch[1].ctypes.data)
-        some_codes, some_flags = np.uint64(scratch[2].ctypes.data), np.uint64(scratch[3].ctypes.data)
+        some_codes, some_flags = (
+            np.uint64(scratch[2].ctypes.data),
+            np.uint64(scratch[3].ctypes.data),
+        )
         n_blocks = (row + block - 1) // block
         row_bytes = (row + halved) >> halved
         count = 0
@@ -207,9 +210,7 @@ def _dequantizer(sources: str, element: int, dtype: int) -> Any:
     size, halved = 4 if dtype == FLOAT32 else 2, int(element in NIBBLES)
     has_offsets = scan_of(element) != ABSOLUTE
 
-    @entry_point(
-        types.void(*(_U64, _I64, _I64, _I64, _U64, _U64, _U64), *(_I64, _F32, _U64))
-    )
+    @entry_point(types.void(*(_U64, _I64, _I64, _I64, _U64, _U64, _U64), *(_I64, _F32, _U64)))
     def dequantize_rows(
         codes, n_rows, row, block, scales, offsets, out, scale_type, tensor_scale, table
     ):

@@ -38,7 +38,6 @@ F16: Final = 2
 E8M0: Final = 3
 E4M3_SCALE: Final = 4  # times a float32 for the whole tensor
 SCALE_TYPES: Final = ("f32", "bf16", "f16", "e8m0", "e4m3")
-SCALE_BYTES: Final = (4, 2, 2, 1, 1)
 SCALE_DTYPES: Final = ("float32", "bfloat16", "float16", "float8_e8m0fnu", "float8_e4m3fn")
 E4M3_LARGEST: Final = 448.0
 E4M3_SMALLEST: Final = 2.0**-6  # of a block scale: smaller ones lose their precision

@@ -157,11 +157,11 @@ def _read_table(coder, payload, n_symbols, symbols, frequencies):  # type: ignor
 
 @kernel
 def _examine(  # type: ignore[no-untyped-def]
-    coder, argument, payload, n, bits, layout, states, symbols, frequencies
+    coder, payload, n, bits, layout, states, symbols, frequencies
 ):
     """Check a payload's sizes, table, states and patches; fill the arrays. A status."""
     n_rows = (n - 1) // ROW
-    if payload.size != argument or argument < RANS_HEADER_BYTES + RANS_STATES_BYTES:
+    if payload.size < RANS_HEADER_BYTES + RANS_STATES_BYTES:
         return BAD_SIZE
     n_words = _read(payload, 0, 4)
     n_patches = _read(payload, 4, 2)
@@ -172,7 +172,7 @@ def _examine(  # type: ignore[no-untyped-def]
     words_at = RANS_HEADER_BYTES + table_bytes(coder, n_symbols)
     states_at = words_at + 2 * n_words
     patches_at = states_at + RANS_STATES_BYTES
-    if patches_at + PATCH_BYTES * n_patches != argument:
+    if patches_at + PATCH_BYTES * n_patches != payload.size:
         return BAD_SIZE
     filler = _read_table(coder, payload, n_symbols, symbols, frequencies)
     if filler < 0:
@@ -237,38 +237,66 @@ def _finish(payload, n, bits, out, layout, states, n_used):  # type: ignore[no-u
 
 
 @kernel
-def decode_plane(coder, argument, payload, n, bits, out, scratch):  # type: ignore[no-untyped-def]
-    """Decode a rans8 or rans12 payload (uint8, `argument` bytes) of `n` symbols. A status.
+def _prepare(coder, payload, n, bits, scratch, slot):  # type: ignore[no-untyped-def]
+    """Check a payload and build its table in `slot` of the scratch. A status."""
+    symbols, frequencies = scratch.symbols[slot], scratch.frequencies[slot]
+    layout, states, table = scratch.layouts[slot], scratch.states[slot], scratch.tables[slot]
+    status = _examine(coder, payload, n, bits, layout, states, symbols, frequencies)
+    if status == OK:
+        present = symbols[: layout[N_SYMBOLS]]
+        if coder == RANS8:
+            simd.decode_table8(present, frequencies, table)
+        else:
+            simd.decode_table12(present, frequencies, table)
+    return status
+
+
+@kernel
+def decode_plane(coder, payload, n, bits, out, scratch):  # type: ignore[no-untyped-def]
+    """Decode a rans8 or rans12 payload (uint8) of `n` symbols. A status.
 
     `out` (uint8) has room for `n` rounded up to a multiple of 64. The payload may be hostile:
     nothing outside it is read and nothing outside `out`'s room written, whatever it says.
     """
-    layout, states, table = scratch.layouts[0], scratch.states[0], scratch.tables[0]
-    symbols, frequencies = scratch.symbols[0], scratch.frequencies[0]
-    status = _examine(coder, argument, payload, n, bits, layout, states, symbols, frequencies)
+    status = _prepare(coder, payload, n, bits, scratch, 0)
     if status != OK:
         return status
+    layout, states, table = scratch.layouts[0], scratch.states[0], scratch.tables[0]
     n_rows = (n - 1) // ROW
-    words = payload[layout[WORDS_AT] :]
-    n_words = layout[N_WORDS]
-    symbols = symbols[: layout[N_SYMBOLS]]
+    words, n_words = payload[layout[WORDS_AT] :], layout[N_WORDS]
     if coder == RANS8:
-        simd.decode_table8(symbols, frequencies, table)
         n_used = simd.decode_rows8(words, n_words, n_rows, table, states, out)
     else:
-        simd.decode_table12(symbols, frequencies, table)
         n_used = simd.decode_rows12(words, n_words, n_rows, table, states, out)
     return _finish(payload, n, bits, out, layout, states, n_used)
 
 
 @kernel
 def decode_two_planes(  # type: ignore[no-untyped-def]
-    payload_a, n_a, out_a, payload_b, n_b, out_b, bits, scratch
+    payload_a, out_a, payload_b, out_b, n, bits, scratch
 ):
-    """Decode two rans8 payloads at once, which is faster; `status_a | status_b << 8`."""
-    a = decode_plane(RANS8, payload_a.size, payload_a, n_a, bits, out_a, scratch)
-    b = decode_plane(RANS8, payload_b.size, payload_b, n_b, bits, out_b, scratch)
-    return a | b << 8
+    """Decode two rans8 payloads of `n` symbols at once; `status_a | status_b << 8`."""
+    a = _prepare(RANS8, payload_a, n, bits, scratch, 0)
+    b = _prepare(RANS8, payload_b, n, bits, scratch, 1)
+    if a != OK or b != OK:
+        a = decode_plane(RANS8, payload_a, n, bits, out_a, scratch)
+        return a | decode_plane(RANS8, payload_b, n, bits, out_b, scratch) << 8
+    layouts, states, tables = scratch.layouts, scratch.states, scratch.tables
+    used_a, used_b = simd.decode_rows8_pair(
+        payload_a[layouts[0, WORDS_AT] :],
+        layouts[0, N_WORDS],
+        tables[0],
+        states[0],
+        out_a,
+        payload_b[layouts[1, WORDS_AT] :],
+        layouts[1, N_WORDS],
+        tables[1],
+        states[1],
+        out_b,
+        (n - 1) // ROW,
+    )
+    a = _finish(payload_a, n, bits, out_a, layouts[0], states[0], used_a)
+    return a | _finish(payload_b, n, bits, out_b, layouts[1], states[1], used_b) << 8
 
 
 # --- encode -------------------------------------------------------------------------------------

@@ -15,7 +15,15 @@ from numba.extending import intrinsic
 
 from .jit import kernel
 from .lanes import INFINITY_BITS, Lanes
-from .minifloat import BFLOAT16, E4M3, FLOAT16, decode_magnitude, encode_magnitude, narrowed, widened
+from .minifloat import (
+    BFLOAT16,
+    E4M3,
+    FLOAT16,
+    decode_magnitude,
+    encode_magnitude,
+    narrowed,
+    widened,
+)
 from .quantspec import (
     BF16,
     CEIL,

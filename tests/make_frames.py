@@ -196,9 +196,12 @@ def build(
     shape: tuple[int, ...],
     data: bytes,
     block_log: int,
-    choose: Callable[[np.ndarray, int], Coded],
+    choose: Callable[[np.ndarray, int], Coded] | None,
 ) -> bytes:
-    """A frame of ``data`` (little-endian, C order); ``choose(symbols, bits)`` codes each plane."""
+    """A frame of ``data`` (little-endian, C order).
+
+    ``choose(symbols, bits)`` codes each plane; None makes a stored frame.
+    """
     kind = spec.TYPES[CODES[name]]
     words = np.frombuffer(data, f"<u{kind.word_bytes}")
     assert len(words) == math.prod(shape) * kind.words
@@ -207,6 +210,8 @@ def build(
     for first in range(0, len(words), size):
         block = words[first : first + size]
         hashes += struct.pack("<Q", padded_hash(block.tobytes()))
+        if choose is None:
+            continue
         y, shift = transform(kind, block.astype(np.uint64)), 8 * kind.word_bytes
         for bits in kind.planes:
             shift -= bits
@@ -214,13 +219,14 @@ def build(
             coder, argument, payload = choose(symbols.astype(np.uint8), bits)
             entries += struct.pack("<I", coder << 24 | argument)
             payloads += payload + bytes(-len(payload) % 16)
-    head = struct.pack(f"<{len(shape)}Q", *shape) + hashes + entries
-    head += bytes(-(40 + len(head)) % 16)
-    total = 40 + len(head) + len(payloads)
-    header = struct.pack(
-        "<4s4B4Q", b"gpcf", 1, CODES[name], len(shape), block_log, len(data), total, 0, 0
-    )
-    return reseal(header + head + payloads, 40 + len(head))
+    if choose is None:
+        payloads = data + bytes(-len(data) % 16)
+    table = struct.pack(f"<{len(shape)}Q", *shape) + hashes + entries
+    table += bytes(-(40 + len(table)) % 16)
+    total = 40 + len(table) + len(payloads)
+    head = struct.pack("<4s4B", b"gpcf", 1, CODES[name], len(shape), block_log)
+    head += struct.pack("<3Q2I", len(data), total, 0, choose is None, 0)
+    return reseal(head + table + payloads, 40 + len(table))
 
 
 def reseal(frame: bytes, first_payload: int | None = None) -> bytes:
@@ -235,9 +241,9 @@ def payload_start(frame: bytes) -> int:
     """First payload according to the header as it stands, within the frame."""
     _, _, code, n_dims, block_log, decoded_bytes = struct.unpack("<4s4BQ", frame[:16])
     kind = spec.TYPES.get(code, spec.TYPES[1])
+    n_planes = 0 if frame[32] & 1 else len(kind.planes)
     n_blocks = -(-(decoded_bytes // kind.word_bytes) // (1 << block_log))
-    table = 40 + 8 * n_dims + n_blocks * (8 + 4 * len(kind.planes))
-    return min(spec.align16(table), len(frame))
+    return min(spec.align16(40 + 8 * n_dims + n_blocks * (8 + 4 * n_planes)), len(frame))
 
 
 # --- random content -----------------------------------------------------------------------------
@@ -286,10 +292,9 @@ def random_shape(rng: np.random.Generator, n: int) -> tuple[int, ...]:
 
 
 def random_frame(
-    rng: np.random.Generator, max_words: int = 1000, *, exact: bool = False
+    rng: np.random.Generator, max_words: int = 1000, *, name: str | None = None, exact: bool = False
 ) -> Made:
-    code = int(rng.integers(1, 21))
-    kind = spec.TYPES[code]
+    kind = spec.TYPES[CODES[name] if name else int(rng.integers(1, 21))]
     block_log = int(rng.integers(6, 17)) if rng.random() < 0.3 else int(rng.integers(6, 9))
     n = int(rng.integers(1, max_words + 1)) if rng.random() < 0.7 else 64 * int(rng.integers(1, 6))
     shape = random_shape(rng, n + int(rng.integers(-1, 2)))

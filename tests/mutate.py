@@ -27,7 +27,7 @@ class Parts:
         layout = spec.read_layout(frame)
         self.code, self.n_dims, self.block_log = frame[5:8]
         self.decoded_bytes = struct.unpack_from("<Q", frame, 8)[0]
-        self.reserved = 0
+        self.flags, self.reserved = struct.unpack_from("<2I", frame, 32)
         self.shape = list(layout.shape)
         self.hashes = list(layout.hashes)
         flat = [entry for block in layout.entries for entry in block]
@@ -35,6 +35,7 @@ class Parts:
         self.coders = [coder for coder, _ in flat]
         self.arguments = [argument for _, argument in flat]
         self.payloads = [frame[at : at + size] for at, size in places]
+        self.words = frame[layout.start :] if layout.stored else b""
         self.padding = 0
 
     def copy(self) -> Parts:
@@ -62,13 +63,13 @@ class Parts:
             *entries,
         )
         table += bytes(-(40 + len(table)) % 16)
-        body = b"".join(payloads)
+        body = b"".join(payloads) + self.words
         size = 40 + len(table) + len(body)
         if rng.random() < 0.02:
             size = rng.choice(EDGES) & (1 << 64) - 1
         fields = (1, self.code, self.n_dims & 255, self.block_log & 255)
-        sizes = (self.decoded_bytes & (1 << 64) - 1, size, 0, self.reserved)
-        head = struct.pack("<4s4B4Q", b"gpcf", *fields, *sizes)
+        sizes = (self.decoded_bytes & (1 << 64) - 1, size, 0, self.flags, self.reserved)
+        head = struct.pack("<4s4B3Q2I", b"gpcf", *fields, *sizes)
         return make_frames.reseal(head + table + body)
 
 
@@ -95,7 +96,8 @@ def mutate_header(parts: Parts, rng: random.Random) -> None:
     elif kind == 3:
         parts.decoded_bytes = number(rng, parts.decoded_bytes, 64)
     elif kind == 4:
-        parts.reserved = number(rng, 0, 64)
+        parts.flags = rng.choice((0, 1, 1, 2, 3, 1 << 31))
+        parts.reserved = rng.choice((0, 0, 0, 1 << rng.randrange(32)))
     elif kind == 5 and parts.shape:
         i = rng.randrange(len(parts.shape))
         parts.shape[i] = number(rng, parts.shape[i], 64)
@@ -133,6 +135,10 @@ def mutate_entry(parts: Parts, rng: random.Random, others: list[Parts]) -> None:
 
 
 def mutate_payload(parts: Parts, rng: random.Random) -> None:
+    if parts.words:
+        words = bytearray(parts.words)
+        words[rng.randrange(len(words))] = rng.randrange(256)
+        parts.words = bytes(words[: len(words) - rng.choice((0, 0, 0, 1, 16))])
     full = [i for i, payload in enumerate(parts.payloads) if payload]
     if not full:
         return
@@ -216,9 +222,9 @@ def mutant(base: Parts, rng: random.Random, others: list[Parts]) -> bytes:
     parts = base.copy()
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         kind = rng.random()
-        if kind < 0.12 or not parts.coders:
+        if kind < 0.12:
             mutate_header(parts, rng)
-        elif kind < 0.3:
+        elif kind < 0.3 and parts.coders:
             mutate_entry(parts, rng, others)
         else:
             mutate_payload(parts, rng)
@@ -233,17 +239,10 @@ def rehashed(frame: bytes) -> bytes | None:
     """The frame with the hashes of what its blocks decode to; None where a "must" is broken."""
     try:
         layout = spec.read_layout(frame)
-        hashes = b""
-        for block in range(len(layout.hashes)):
-            n = min(layout.block_words, layout.n_words - block * layout.block_words)
-            planes = []
-            for bits, (coder, argument), (at, size) in zip(
-                layout.type.planes, layout.entries[block], layout.payloads[block], strict=True
-            ):
-                spec.must(not any(frame[at + size : at + spec.align16(size)]), "padding")
-                planes.append(spec.decode_plane(coder, argument, frame[at : at + size], n, bits))
-            raw = spec.merge_planes(layout.type, planes)
-            hashes += struct.pack("<Q", make_frames.padded_hash(raw))
+        hashes = b"".join(
+            struct.pack("<Q", make_frames.padded_hash(spec.decode_block(frame, layout, block)))
+            for block in range(len(layout.hashes))
+        )
     except spec.Refused:
         return None
     at = 40 + 8 * len(layout.shape)

@@ -61,12 +61,13 @@ def encoded() -> list[make_frames.Made]:
     return frames
 
 
-def made(count: int = 24, seed: int = 7, max_words: int = 200) -> list[make_frames.Made]:
+def made(count: int = 30, seed: int = 7, max_words: int = 200) -> list[make_frames.Made]:
     """Frames of the generator in which every table symbol occurs (see the document on encoders)."""
     frames = []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        frame = make_frames.random_frame(rng, max_words, exact=True)
+        name = "float64" if i % 6 == 5 else None  # the type with planes below 8 bits
+        frame = make_frames.random_frame(rng, max_words, name=name, exact=True)
         frames.append(frame._replace(label=f"made-{i:02}-{frame.label}"))
     return frames
 
@@ -90,6 +91,8 @@ def features(frame: bytes) -> set[str]:
     layout = spec_decoder.read_layout(frame)
     found = {layout.type.transform, f"{len(layout.shape)} dims" if len(layout.shape) < 2 else "dims"}
     found.add(("no block", "one block", "blocks")[min(2, len(layout.hashes))])
+    if layout.stored:
+        return found | {"stored"}
     for block, entries in enumerate(layout.entries):
         n = min(layout.block_words, layout.n_words - block * layout.block_words)
         planes = zip(entries, layout.payloads[block], layout.type.planes, strict=True)
@@ -107,6 +110,6 @@ def features(frame: bytes) -> set[str]:
 
 FEATURES = {
     *("plain", "rotate", "zigzag", "rotate+bias", "0 dims", "1 dims", "dims"),
-    *("no block", "one block", "blocks", "padding", "patches", "rows"),
+    *("no block", "one block", "blocks", "padding", "patches", "rows", "stored"),
     *(f"{c}{w}" for c in ("raw", "constant", "rans8", "rans12") for w in ("", " narrow", " wide")),
 }

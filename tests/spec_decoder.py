@@ -72,6 +72,8 @@ class Layout(NamedTuple):
     hashes: list[int]
     entries: list[list[tuple[int, int]]]  # [block][plane]: coder, argument
     payloads: list[list[tuple[int, int]]]  # [block][plane]: first byte, number of bytes
+    start: int  # where the payloads start
+    stored: bool
 
 
 def must(condition: bool, what: str) -> None:
@@ -86,21 +88,31 @@ def align16(x: int) -> int:
 def decode(frame: bytes) -> Decoded:
     """Decode one frame; raises `Refused`."""
     layout = read_layout(frame)
-    kind = layout.type
     blocks = []
     for block, stored_hash in enumerate(layout.hashes):
-        n = min(layout.block_words, layout.n_words - block * layout.block_words)
-        planes = []
-        for bits, (coder, argument), (first, size) in zip(
-            kind.planes, layout.entries[block], layout.payloads[block], strict=True
-        ):
-            payload = frame[first : first + size]
-            must(not any(frame[first + size : first + align16(size)]), "padding of a payload")
-            planes.append(decode_plane(coder, argument, payload, n, bits))
-        raw = merge_planes(kind, planes)
+        raw = decode_block(frame, layout, block)
         must(xxh3(raw) == stored_hash, f"hash of block {block}")
         blocks.append(np.frombuffer(raw, np.uint8))
-    return Decoded(kind.name, layout.shape, np.concatenate([np.zeros(0, np.uint8), *blocks]))
+    return Decoded(
+        layout.type.name, layout.shape, np.concatenate([np.zeros(0, np.uint8), *blocks])
+    )
+
+
+def decode_block(frame: bytes, layout: Layout, block: int) -> bytes:
+    """The words of one block; its hash is not looked at."""
+    kind = layout.type
+    n = min(layout.block_words, layout.n_words - block * layout.block_words)
+    if layout.stored:
+        first = layout.start + block * layout.block_words * kind.word_bytes
+        return frame[first : first + n * kind.word_bytes]
+    planes = []
+    for bits, (coder, argument), (first, size) in zip(
+        kind.planes, layout.entries[block], layout.payloads[block], strict=True
+    ):
+        payload = frame[first : first + size]
+        must(not any(frame[first + size : first + align16(size)]), "padding of a payload")
+        planes.append(decode_plane(coder, argument, payload, n, bits))
+    return merge_planes(kind, planes)
 
 
 # --- header and table ---------------------------------------------------------------------------
@@ -108,8 +120,9 @@ def decode(frame: bytes) -> Decoded:
 
 def read_layout(frame: bytes) -> Layout:
     must(len(frame) >= 40, "shorter than a header")
-    (magic, version, code, n_dims, block_log, decoded_bytes, encoded_bytes, stored_hash, reserved) = (
-        struct.unpack("<4s4B4Q", frame[:40])
+    magic, version, code, n_dims, block_log = struct.unpack("<4s4B", frame[:8])
+    decoded_bytes, encoded_bytes, stored_hash, flags, reserved = struct.unpack(
+        "<3Q2I", frame[8:40]
     )
     must(magic == b"gpcf", "magic")
     must(version == 1, "version")
@@ -117,6 +130,7 @@ def read_layout(frame: bytes) -> Layout:
     must(code in TYPES, "dtype code")
     must(n_dims <= 64, "n_dims")
     must(6 <= block_log <= 16, "block_log")
+    must(flags <= 1, "flags")
     must(reserved == 0, "reserved field")
     kind = TYPES[code]
 
@@ -130,7 +144,7 @@ def read_layout(frame: bytes) -> Layout:
 
     block_words = 1 << block_log
     n_blocks = -(-n_words // block_words)
-    n_planes = len(kind.planes)
+    n_planes = 0 if flags else len(kind.planes)
     first_payload = align16(at + 8 * n_blocks + 4 * n_blocks * n_planes)
     must(first_payload <= len(frame), "no room for the table")
     head = frame[:24] + bytes(8) + frame[32:first_payload]
@@ -153,8 +167,13 @@ def read_layout(frame: bytes) -> Layout:
             at += align16(size)
         entries.append(row)
         payloads.append(places)
+    if flags:
+        at += align16(decoded_bytes)
+        must(not any(frame[first_payload + decoded_bytes :]), "padding of the payload")
     must(at == len(frame), "payload sizes disagree with encoded_bytes")
-    return Layout(kind, shape, block_words, n_words, hashes, entries, payloads)
+    return Layout(
+        *(kind, shape, block_words, n_words, hashes, entries, payloads, first_payload, flags == 1)
+    )
 
 
 # --- planes -------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from cli_cases import (
     FLOAT8,
     contents_of,
     every_tensor,
+    fails,
     only,
     random_tensor,
     run,
@@ -341,7 +342,7 @@ def test_an_array_at_the_root(tmp_path):
 
 def test_inspect_shows_types_coders_and_a_total(store):
     shown = run("inspect", store).output
-    for word in ("layer.bfloat16", "37×19", "float8_e4m3fn", "raw", "total", "ratio"):
+    for word in ("layer.bfloat16", "37×19", "float8_e4m3fn", "stored", "total", "ratio"):
         assert word in shown
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import frame as frames
+from ..codec import describe
 from ..kernels import spec
 from .errors import DamagedError
 
@@ -45,10 +46,11 @@ class Row:
 
     def add(self, frame: frames.Frame) -> None:
         """Count the coders of a frame."""
-        while len(self.planes) < frame.coders.shape[1]:
-            self.planes.append(Counter())
-        for plane, coders in zip(self.planes, frame.coders.T, strict=False):
-            plane.update(spec.CODER_NAMES[coder] for coder in coders.tolist())
+        planes = describe(frame).planes
+        if len(planes) > len(self.planes):
+            self.planes += [Counter() for _ in range(len(planes) - len(self.planes))]
+        for counts, plane in zip(self.planes, planes, strict=False):
+            counts.update(plane.coders)
 
 
 def of_file(contents: Contents) -> list[Row]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest, SupportsSyncStore
@@ -14,11 +15,6 @@ from zarr.storage import StorePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-try:  # zarr 3.3
-    from zarr.errors import DataTypeValidationError
-except ImportError:
-    from zarr.core.dtype.common import DataTypeValidationError
 
 __all__ = [
     "BatchedCodecPipeline",
@@ -35,6 +31,19 @@ __all__ = [
     "write_order",
 ]
 
+
+def _first(name: str, *modules: str) -> Any:
+    """The name from the first of these modules that has it."""
+    found = (getattr(import_module(module), name, None) for module in modules)
+    return next(one for one in found if one is not None)
+
+
+DataTypeValidationError: type[Exception] = _first(
+    "DataTypeValidationError",
+    "zarr.errors",  # since 3.3
+    "zarr.core.dtype.common",
+)
+
 _SYNC = (("get_sync", "get"), ("set_sync", "set"), ("delete_sync", "delete"))
 
 
@@ -48,22 +57,25 @@ def is_sync(store: Any) -> bool:
         return False
     lineage = type(store).__mro__
 
-    def depth(name: str) -> int:
-        return next(i for i, cls in enumerate(lineage) if name in vars(cls))
+    def depth(name: str) -> int | None:
+        return next((i for i, cls in enumerate(lineage) if name in vars(cls)), None)
 
-    return all(depth(sync) <= depth(plain) for sync, plain in _SYNC)
+    pairs = [(depth(sync), depth(plain)) for sync, plain in _SYNC]
+    return all(s is not None and p is not None and s <= p for s, p in pairs)
 
 
 def value_of(setting: Any) -> str | None:
     """A setting that is an enumeration in 3.1.6 and a string since."""
-    return getattr(setting, "value", setting)
+    value: str | None = getattr(setting, "value", setting)
+    return value
 
 
 def write_order(codec: Any, counts: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
     """The order in which a sharding codec lays out the inner chunks of a shard."""
-    order = getattr(codec, "subchunk_write_order", None)
-    if order is None:
-        from zarr.core.indexing import morton_order_iter  # noqa: PLC0415 - gone since
-
-        return morton_order_iter(counts)
-    return codec._subchunk_order_iter(counts, order)  # type: ignore[no-any-return] # noqa: SLF001
+    order = getattr(codec, "subchunk_write_order", None)  # since 3.3
+    places: Iterable[tuple[int, ...]] = (
+        _first("morton_order_iter", "zarr.core.indexing")(counts)
+        if order is None
+        else codec._subchunk_order_iter(counts, order)  # noqa: SLF001
+    )
+    return places

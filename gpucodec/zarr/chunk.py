@@ -43,7 +43,7 @@ class Chunk:
     @cached_property
     def stored(self) -> np.dtype[Any]:
         """The native data type, little-endian."""
-        return self.native.newbyteorder("<") if _has_order(self.native) else self.native
+        return _little(self.native)
 
     @cached_property
     def words(self) -> np.dtype[Any]:
@@ -130,20 +130,36 @@ class Chunk:
             raise CorruptionError(message)
 
     def to_words(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What to encode for a chunk of elements; a view where possible."""
-        if self.plain and array.dtype == self.native:
+        """What to encode for a chunk of elements; a view where possible.
+
+        Raises
+        ------
+        TypeError
+            The elements have another size.
+
+        """
+        if self.plain and array.dtype == self.native and array.shape == self.shape:
             return array  # the codec turns the byte order itself
-        array = np.ascontiguousarray(array.astype(self.stored, copy=False))
-        return array.reshape(-1).view(self.words).reshape(self.frame_shape)
+        if array.dtype.itemsize != self.stored.itemsize:
+            message = f"chunk of {array.dtype} in an array of {self.native}"
+            raise TypeError(message)
+        if _little(array.dtype) == self.stored:
+            array = array.astype(self.stored, copy=False)
+        # Else a filter hands over, say, the integers that it made of floats, maybe flattened:
+        # the bytes are what counts, as they do for zarr's own codec.
+        array = np.ascontiguousarray(array).reshape(-1)
+        return array.view(self.words).reshape(self.frame_shape)
 
     def from_bytes(self, raw: Bytes) -> npt.NDArray[Any]:
         """The elements of a decoded chunk: a view of `raw`, in the stored byte order."""
         return raw.view(self.stored).reshape(self.shape)
 
 
-def _has_order(dtype: np.dtype[Any]) -> bool:
-    """Whether `newbyteorder("<")` changes it; asking ml_dtypes' types makes unequal twins."""
-    return dtype.byteorder == ">" or dtype.names is not None or dtype.subdtype is not None
+def _little(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The data type, little-endian."""
+    if dtype.byteorder == ">" or dtype.names is not None or dtype.subdtype is not None:
+        return dtype.newbyteorder("<")
+    return dtype  # of ml_dtypes' types, newbyteorder would make unequal twins
 
 
 @lru_cache(maxsize=256)
@@ -169,7 +185,7 @@ def chunk_of(array_spec: ArraySpec, shape: tuple[int, ...] | None = None) -> Chu
     return _chunk(array_spec.shape if shape is None else shape, native)
 
 
-def named(error: GpucodecError, getter: Any) -> GpucodecError:
-    """The error, with a note of the key that it was found under."""
-    error.add_note(f"in chunk {getter}")
-    return error
+def note_chunk(error: GpucodecError, getter: Any) -> None:
+    """Note on the error which key it was found under."""
+    if getter is not None:
+        error.add_note(f"in chunk {getter}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
@@ -15,8 +15,8 @@ from gpucodec.config import TensorConfig
 from gpucodec.views import carrier
 
 from .chunk import chunk_of
-from .steps import is_sync_handle, raw_bytes, run, run_sync
 from .read import Decoding, read_chunks
+from .steps import is_sync_handle, raw_bytes, run, run_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, NDBuffer
 
     from .read import Item
+
+T = TypeVar("T")
 
 # Chunks below this size are not worth a thread: starting one takes longer.
 _INLINE_BYTES = 1 << 16
@@ -46,7 +48,7 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
 
     """
 
-    is_fixed_size: ClassVar[bool] = False
+    is_fixed_size = False
     name: ClassVar[str] = "gpucodec.tensor"
 
     block_size: int | None = None
@@ -90,16 +92,20 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         raise NotImplementedError
 
     def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        return self._encode_many([(chunk_array, chunk_spec)])[0]
+        [buffer] = self._encode_many([(chunk_array, chunk_spec)])
+        return buffer
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return self._decode_many([(chunk_bytes, chunk_spec)])[0]
+        [array] = self._decode_many([(chunk_bytes, chunk_spec)])
+        return array
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        return (await _off_loop(self._encode_many, [(chunk_array, chunk_spec)]))[0]
+        [buffer] = await _off_loop(self._encode_many, [(chunk_array, chunk_spec)])
+        return buffer
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return (await _off_loop(self._decode_many, [(chunk_bytes, chunk_spec)]))[0]
+        [array] = await _off_loop(self._decode_many, [(chunk_bytes, chunk_spec)])
+        return array
 
     async def encode(
         self, chunks_and_specs: Iterable[tuple[NDBuffer | None, ArraySpec]]
@@ -190,7 +196,7 @@ def _ndbuffer(array: npt.NDArray[Any], spec: ArraySpec) -> NDBuffer:
     return spec.prototype.nd_buffer.from_numpy_array(array)
 
 
-async def _off_loop(function: Callable[[list[Any]], list[Any]], chunks: list[Any]) -> list[Any]:
+async def _off_loop(function: Callable[[list[Any]], list[T]], chunks: list[Any]) -> list[T]:
     """Run in a thread, so that the event loop stays free, unless that takes longer."""
     if _is_small([spec for _, spec in chunks]):
         return function(chunks)

@@ -98,7 +98,8 @@ class _Float(ZDType[np.dtype[Any], np.generic], HasItemSize):
             raise TypeError(message)
         if isinstance(data, self.native.type):
             return data
-        number = _parse(data) if isinstance(data, str) else float(data)
+        parsed = _parse(data) if isinstance(data, str) else None
+        number = float(data) if parsed is None else parsed
         scalar = np.array(number, np.float64).astype(self.native)[()]
         if not isnan(number) and isnan(float(scalar)):
             if number == 0:  # float8_e8m0fnu
@@ -151,7 +152,8 @@ class BFloat16(_Float, HasEndianness):
 
     def to_native_dtype(self) -> np.dtype[Any]:
         """The NumPy data type; ml_dtypes gives it either byte order."""
-        return self.native.newbyteorder(">") if self.endianness == "big" else self.native
+        big: np.dtype[Any] = self.native.newbyteorder(">")
+        return big if self.endianness == "big" else self.native
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from gpucodec import codec, frame as frames
 from gpucodec.errors import GpucodecError, TruncatedError
 
 from ._compat import RangeByteRequest
-from .chunk import named
+from .chunk import note_chunk
 from .steps import raw_bytes
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def is_partial(chunk: Chunk, selection: tuple[Any, ...], config: TensorConfig) -
     block_words = 1 << config.block_log(word_bytes)
     if chunk.nbytes - block_words * word_bytes < MIN_SAVING:
         return False
-    spared = np.count_nonzero(~touched_blocks(chunk, selection, block_words))
+    spared = int(np.count_nonzero(~touched_blocks(chunk, selection, block_words)))
     return spared * block_words * word_bytes >= MIN_SAVING
 
 
@@ -139,7 +139,8 @@ def read_blocks(
                     raw[first * frame.block_bytes : last * frame.block_bytes],
                 )
     except GpucodecError as error:
-        raise named(error, source.getter)
+        note_chunk(error, source.getter)
+        raise
     return chunk.from_bytes(raw)
 
 

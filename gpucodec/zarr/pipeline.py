@@ -47,7 +47,7 @@ class Pipeline(BatchedCodecPipeline):
         """Our codec, if the chain is it, or shards of it."""
         if self.array_array_codecs or self.bytes_bytes_codecs:
             return None
-        codec = self.array_bytes_codec
+        codec: Any = self.array_bytes_codec
         if isinstance(codec, ShardingCodec):
             if len(codec.codecs) != 1 or not is_standard_index(codec):
                 return None
@@ -76,9 +76,7 @@ class Pipeline(BatchedCodecPipeline):
         def steps(part: list[Any]) -> Steps[list[bool]]:
             if isinstance(sharding, ShardingCodec):
                 return read_shards(part, target, sharding, codec.config)
-            return read_chunks(
-                part, repeat(target), codec.config, boxes=boxes, drop_axes=drop_axes
-            )
+            return read_chunks(part, repeat(target), codec.config, boxes=boxes, drop_axes=drop_axes)
 
         present = await _run_windows(steps, batch)
         return tuple(

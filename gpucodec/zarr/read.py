@@ -10,7 +10,7 @@ import numpy as np
 import gpucodec
 from gpucodec.errors import GpucodecError
 
-from .chunk import Chunk, chunk_of, named
+from .chunk import Chunk, chunk_of, note_chunk
 from .partial import MAX_GAP, MAX_MERGED, Source, is_partial, merge, read_blocks
 from .shard import Layout, Tile
 from .steps import raw_bytes, together
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from gpucodec.buffers import Bytes
     from gpucodec.config import TensorConfig
 
-    
     from .steps import Get, Steps
 
     # of each inner chunk: its frame, or its elements, or neither if it was not written
@@ -64,7 +63,8 @@ class Decoding:
         try:
             chunk.check(raw)
         except GpucodecError as error:
-            raise named(error, getter)
+            note_chunk(error, getter)
+            raise
         self.frames.append(raw)
         self.getters.append(getter)
         if whole and chunk.in_place and out.dtype == chunk.native:
@@ -107,7 +107,8 @@ class Decoding:
             try:
                 gpucodec.verify(raw)
             except GpucodecError as error:
-                raise named(error, getter) from None
+                note_chunk(error, getter)
+                raise
 
 
 def fill_value(spec: ArraySpec) -> Any:
@@ -148,7 +149,7 @@ def read_chunks(
     values, elements = iter(answers), iter(decoded)
     present = []
     for (getter, spec, selection, where, _), out, kind in zip(items, outs, kinds, strict=False):
-        value = next(elements if kind is None else values)
+        value: Any = next(elements if kind is None else values)
         present.append(value is not None)
         if value is None:
             out[where] = fill_value(spec)
@@ -185,7 +186,7 @@ def _read_shard(
     getter, spec, selection, where, _ = item
     layout = Layout(sharding, spec.shape)
     inner = chunk_of(spec, sharding.chunk_shape)
-    target = out[(*where, ...)]
+    target: npt.NDArray[Any] = out[(*where, ...)]
     tiles = list(layout.tiles(selection))
     if len(tiles) == layout.n_chunks:
         found = yield from _fetch_shard(getter, layout, tiles)
@@ -215,7 +216,8 @@ def _fetch_shard(getter: Any, layout: Layout, tiles: list[Tile]) -> Steps[Found 
     try:
         index = layout.parse_index(layout.index_of(value))
     except GpucodecError as error:
-        raise named(error, getter)
+        note_chunk(error, getter)
+        raise
     extents = [(tile, index[tile.number]) for tile in tiles]
     return [
         (tile, None if extent is None else value[slice(*extent)], None) for tile, extent in extents
@@ -237,7 +239,8 @@ def _fetch_tiles(
     try:
         index = layout.parse_index(raw_bytes(answer))
     except GpucodecError as error:
-        raise named(error, getter)
+        note_chunk(error, getter)
+        raise
     found: Found = []
     whole: list[tuple[Tile, tuple[int, int]]] = []
     parts = []

@@ -39,7 +39,7 @@ class Tile(NamedTuple):
     """Its number in the shard, in C order."""
     selection: tuple[Any, ...]
     """What is selected of it."""
-    within: tuple[slice, ...]
+    within: tuple[Any, ...]
     """Where that lies in what is selected of the shard."""
     complete: bool
     """Whether all of it is selected."""
@@ -83,7 +83,8 @@ class Layout:
         places = np.array(list(write_order(self.codec, self.counts)), np.int64)
         if not self.counts:
             return np.zeros(1, np.int64)
-        return np.ravel_multi_index(tuple(places.T), self.counts).astype(np.int64)
+        numbers: npt.NDArray[np.int64] = np.ravel_multi_index(tuple(places.T), self.counts)
+        return numbers
 
     def index_request(self, getter: Any) -> Get:
         """A request for the index alone."""

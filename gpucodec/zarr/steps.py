@@ -39,8 +39,9 @@ class Puts(list[tuple[Any, "Buffer | None"]]):
     """Values to write, each with its byte setter; None deletes."""
 
 
+# Yields list[Get] or Puts, is sent as many answers, returns a T.
 Answers = list[Any]
-Steps = Generator["list[Get] | Puts", Answers, T]
+Steps = Generator[list[Any], Answers, T]
 
 
 def together(gets: list[Get], others: Sequence[Steps[T]]) -> Steps[tuple[Answers, list[T]]]:
@@ -111,8 +112,8 @@ def run_sync(steps: Steps[T], prototype: BufferPrototype) -> T:
             continue
         answers = [
             # Past StorePath.get_sync, which asks on every call whether the store has the method.
-            getter.store.get_sync(getter.path, prototype=prototype, byte_range=byte_range)
-            if type(getter) is StorePath
+            store.get_sync(getter.path, prototype=prototype, byte_range=byte_range)
+            if (store := getattr(getter, "store", None)) is not None
             else getter.get_sync(prototype=prototype, byte_range=byte_range)
             for getter, byte_range in requests
         ]

@@ -123,7 +123,7 @@ def _aligned(
     """The part of the value for one chunk, with the axes that the selection dropped put back."""
     if value.shape == ():
         return value
-    part = value[where]
+    part: npt.NDArray[Any] = value[where]
     if drop_axes:
         part = part[tuple(None if axis in drop_axes else slice(None) for axis in range(n_dims))]
     return part
@@ -141,7 +141,7 @@ def write_shards(
     for _, spec, selection, where, _ in items:
         layout = Layout(sharding, spec.shape)
         inner = chunk_of(spec, sharding.chunk_shape)
-        part = value if value.shape == () else value[(*where, ...)]
+        part: npt.NDArray[Any] = value if value.shape == () else value[(*where, ...)]
         tiles = list(layout.tiles(selection))
         shards.append((layout, tiles))
         for tile in tiles:
