@@ -94,7 +94,7 @@ def _smallest_normal(dtype: Any) -> float:
         return float(np.finfo(np.float64).tiny)
     import ml_dtypes
 
-    return float(ml_dtypes.finfo(dtype).smallest_normal)
+    return float(ml_dtypes.finfo(dtype).smallest_normal)  # type: ignore[no-untyped-call]
 
 
 def _allowed(bound: ErrorBound, exact: Array, magnitude: Array) -> Any:

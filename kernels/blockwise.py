@@ -167,7 +167,7 @@ def encode_units(
     index: Any,
     key: Any,
     other_key: Any,
-):
+) -> Any:
     """Codes of a block. `index` is the first element's number, for the random bits."""
     form, number = element.literal_value, dtype.literal_value
     stochastic = rounding.literal_value == spec.STOCHASTIC
@@ -237,7 +237,7 @@ def decode_units(
     factor: Any,
     offset: Any,
     table: Any,
-):
+) -> Any:
     """Values of a block's codes, rounded to the array's type."""
     form, number = element.literal_value, dtype.literal_value
 
@@ -268,7 +268,7 @@ def flag_units(
     keep: Any,
     absolute: Any,
     relative: Any,
-):
+) -> Any:
     """Set a byte in `flags` for each value that must be kept as it is; how many there are.
 
     Those are values that are not finite, subnormal in their own type, zero but not decoded as

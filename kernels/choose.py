@@ -57,6 +57,7 @@ from .spec import (
     SAMPLE_MIN_ROWS,
     SAMPLE_STRIDE,
 )
+from .vector import copy_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -281,7 +282,8 @@ def encode_plane(symbols, n, bits, out, scratch):  # type: ignore[no-untyped-def
     if coder == RAW:
         size = raw_bytes
         if bits == 8:
-            out[:n] = symbols[:n]
+            assert out.size >= n
+            copy_bytes(np.uint64(out.ctypes.data), np.uint64(symbols.ctypes.data), np.uint64(n))
         else:
             pack_bits(symbols, n, bits, out)
     return coder << ENTRY_CODER_SHIFT | size

@@ -45,7 +45,7 @@ _POSITIVE = np.frombuffer(
     np.float32,
 )
 ZERO_CODE = 127
-DYNAMIC8 = np.concatenate([-_POSITIVE[::-1], np.float32([0]), _POSITIVE, np.float32([1])])
+DYNAMIC8 = np.concatenate([-_POSITIVE[::-1], np.zeros(1, np.float32), _POSITIVE, np.ones(1, np.float32)])
 
 # A magnitude's top bits number a bucket so narrow that at most one boundary lies in it.
 BUCKET_SHIFT = 17  # exponent and six bits of mantissa
@@ -71,5 +71,5 @@ _MAGNITUDES = DYNAMIC8[ZERO_CODE:]
 NEAREST = _buckets((_MAGNITUDES[:-1] + _MAGNITUDES[1:]) / np.float32(2))
 # For stochastic rounding: the entry not above the value, and behind the buckets the entries.
 BELOW = np.concatenate(
-    [_buckets(_MAGNITUDES[1:]), np.append(_MAGNITUDES, np.float32([1] * 3)).view(np.uint64)]
+    [_buckets(_MAGNITUDES[1:]), np.append(_MAGNITUDES, np.ones(3, np.float32)).view(np.uint64)]
 )

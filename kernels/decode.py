@@ -31,6 +31,7 @@ from .spec import (
     RAW,
     ROW,
 )
+from .vector import copy_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,8 +64,7 @@ def _decode_plane(  # type: ignore[no-untyped-def]
     if n == padded:
         where[p, 0] = payload.ctypes.data  # readable to the last row: no copy
     else:
-        for i in range(n):
-            symbols[i] = payload[i]
+        copy_bytes(np.uint64(symbols.ctypes.data), np.uint64(payload.ctypes.data), np.uint64(n))
     return OK
 
 
@@ -78,8 +78,8 @@ def _padding_status(payload: NDArray[np.uint8], end: int) -> int:
 
 @kernel
 def _copy_stored(payload, hashes, block_bytes, raw, status):  # type: ignore[no-untyped-def]
-    for i in range(raw.size):
-        raw[i] = payload[i]
+    assert payload.size >= raw.size
+    copy_bytes(np.uint64(raw.ctypes.data), np.uint64(payload.ctypes.data), np.uint64(raw.size))
     for b in range(hashes.size):
         intact = xxh3(raw[b * block_bytes : (b + 1) * block_bytes]) == hashes[b]
         status[b] = OK if intact else BAD_HASH

@@ -31,10 +31,10 @@ import numpy as np
 from . import lz_ops
 from .jit import kernel
 from .lz_ops import (
-    any_alike,
     copy32,
     deepen32,
     deepest32,
+    first_alike,
     longest_alike,
     lowest_bit,
     mark32,
@@ -47,6 +47,9 @@ HASH_BYTES = (5, 6, 8, 16)  # by log2 of the word size
 FILL_LEAST = (4, 4, 4, 8)
 MAX_DEPTH = 32
 TILE = 16
+STRIDE = 256  # words looked up at a time
+RING = 1024
+WORD_STARTS = (0xFFFFFFFF, 0x55555555, 0x11111111, 0x01010101)
 MULTIPLIERS = (0x9E37 | 1, 0x85EB, 0xC2B3, 0x27D5, 0x1657, 0x6CBD, 0xB491, 0x58F3)
 
 hash_rows_1, hash_rows_2, hash_rows_4, hash_rows_8 = (
@@ -92,23 +95,32 @@ def _deepen(depths, at, source, length):
 
 
 @kernel
-def parse(
-    text, n_bytes, word_log, level, fill, hashes, table, depths, runs, lengths, distances, literals
-):
-    """Cut the block at address `text` into literals and matches; (sequences, literal bytes).
+def _enter(hashes, table, slots, entered):
+    """Look up and enter the next STRIDE words, a tile after the other."""
+    previous = hashes[entered - U(1)] if entered > U(0) else U(65535)
+    for tile in range(entered, entered + U(STRIDE), U(TILE)):
+        for i in range(tile, tile + U(TILE)):
+            slots[i & U(RING - 1)] = table[hashes[i]]
+        for i in range(tile, tile + U(TILE)):
+            h = U(hashes[i])
+            if h != previous:
+                table[h] = table[h] << U(16) | i
+            previous = h
 
-    `text`, `depths` (zeros, a byte for each byte) and `literals` are addresses with `SLACK` bytes of
-    room behind `n_bytes`; `fill` is the fill, repeated in 8 bytes; `hashes` (u16) are of
-    `hash_words`; `table` u64[1 << HASH_BITS] is overwritten. Sequence `i` is `runs[i]` literals
-    and then a match of `lengths[i]` words, `distances[i]` words back or, if that is 0, of fill.
-    """
+
+@kernel
+def parse(
+    text, n_bytes, word_log, level, fill, hashes, table, slots, depths, runs, lengths, distances, literals
+):
+    """Cut the block at address `text` into literals and matches; (sequences, literal bytes)."""
     word = U(1) << word_log
     whole = U(0) - word
-    next_word = ((U(1) << word) - U(1)) << word
     least = U(HASH_BYTES[word_log])
     fill_least = U(FILL_LEAST[word_log])
+    word_starts = U(WORD_STARTS[word_log])
     longest = U(65535) << word_log
     limit = U(MAX_DEPTH)
+    ring = U(slots.ctypes.data)
     for i in range(U(table.size)):
         table[i] = U(0)
     n_sequences = U(0)
@@ -120,34 +132,47 @@ def parse(
     last = n_bytes - least if n_bytes >= least else U(0)
     while p < last or (p == last and p > U(0)):
         unlike = unlike32(text + p, fill)
-        length = lowest_bit(unlike | U(1 << 32)) & whole
+        filled = ~unlike & U(0xFFFFFFFF)
+        if word_log > U(0):
+            filled &= filled >> U(1)
+            if word_log > U(1):
+                filled &= filled >> U(2)
+                if word_log > U(2):
+                    filled &= filled >> U(4)
+            filled &= word_starts
         source = p
-        if length < fill_least:
-            if (unlike & next_word) == U(0) or p == U(0):
+        index = p >> word_log
+        if filled & U(1):
+            length = lowest_bit(unlike | U(1 << 32)) & whole
+            if length < fill_least:
+                p += length
+                continue
+        else:
+            allowed = (lowest_bit(filled | U(1 << 32)) >> word_log) - U(1)
+            if allowed == U(0) or p == U(0):
                 p += word
                 continue
-            index = p >> word_log
-            while entered + U(TILE) <= index:
-                previous = hashes[entered - U(1)] if entered > U(0) else U(65535)
-                for i in range(entered, entered + U(TILE)):
-                    h = U(hashes[i])
-                    if h != previous:
-                        table[h] = table[h] << U(16) | i
-                    previous = h
-                entered += U(TILE)
-            slot = table[hashes[index]]
-            if not any_alike(text, p, slot, repeat, word_log):
-                p += word
+            while entered < index + U(8):
+                _enter(hashes, table, slots, entered)
+                entered += U(STRIDE)
+            here = index & U(RING - 1)
+            first = first_alike(text, p, ring + (here << U(3)), repeat, word_log)
+            if first >= min(allowed, U(4)):
+                p += min(allowed, U(4)) << word_log
                 continue
-            best = longest_alike(text, p, slot, repeat, word_log)
+            p += first << word_log
+            index += first
+            best = longest_alike(text, p, slots[index & U(RING - 1)], repeat, word_log)
             if level:
-                slot = table[hashes[index + U(1)]]
+                slot = slots[(index + U(1)) & U(RING - 1)]
                 later = longest_alike(text, p + word, slot, repeat, word_log)
                 if later >> U(32) > best >> U(32):
                     best = later
                     p += word
             source = best & U(0xFFFFFFFF)
-            length = usable32(text + p, text + source, depths + source, limit) & whole
+            length = (best >> U(32)) & whole
+            if usable32(text + p, text + source, depths + source, limit) < length:
+                length = usable32(text + p, text + source, depths + source, limit) & whole
             if length < least and (length < least - word or p - source != repeat):
                 p = (index + U(1)) << word_log
                 continue

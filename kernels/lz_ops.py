@@ -165,6 +165,7 @@ def lowest_bit(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
 
 
 WAYS = 4
+WINDOW = 4
 
 
 def _sources(b: Any, at: Any, slot: Any, repeat: Any, word_log: Any) -> list[Any]:
@@ -177,22 +178,30 @@ def _sources(b: Any, at: Any, slot: Any, repeat: Any, word_log: Any) -> list[Any
 
 
 @intrinsic
-def any_alike(  # type: ignore[no-untyped-def]
-    typing_context, text, at, slot, repeat, word_log  # noqa: ARG001
+def first_alike(  # type: ignore[no-untyped-def]
+    typing_context, text, at, slots, repeat, word_log  # noqa: ARG001
 ):
-    """Whether any candidate's first four bytes are those at `at`: a quick look."""
+    """The first of WINDOW words from `at` on with a candidate whose first four bytes are the same.
+
+    `slots` is the address of their candidates, a u64 each. WINDOW: none.
+    """
 
     def generate(_context: Any, b: Any, _signature: Any, a: Any) -> Any:
-        text, at, slot, repeat, word_log = a
+        text, at, slots, repeat, word_log = a
         half = ir.IntType(32)
-        here = load(b, b.add(text, at), half)
-        alike = ir.Constant(ir.IntType(1), 0)
-        for source in _sources(b, at, slot, repeat, word_log):
-            there = load(b, b.add(text, source), half)
-            alike = b.or_(alike, b.icmp_unsigned("==", here, there))
-        return b.zext(alike, I64)
+        found = constant(I64, 1 << WINDOW)
+        for i in range(WINDOW):
+            where = b.add(at, b.shl(constant(I64, i), word_log))
+            here = load(b, b.add(text, where), half)
+            slot = load(b, b.add(slots, constant(I64, 8 * i)), I64)
+            alike = ir.Constant(ir.IntType(1), 0)
+            for source in _sources(b, where, slot, repeat, word_log):
+                there = load(b, b.add(text, source), half)
+                alike = b.or_(alike, b.icmp_unsigned("==", here, there))
+            found = b.or_(found, b.shl(b.zext(alike, I64), constant(I64, i)))
+        return _call(b, "llvm.cttz.i64", I64, [found, ir.Constant(ir.IntType(1), 1)])
 
-    return types.uint64(text, at, slot, repeat, word_log), generate
+    return types.uint64(text, at, slots, repeat, word_log), generate
 
 
 @intrinsic

@@ -8,7 +8,7 @@ mantissa together, modulo their width: what is left over is small, and nothing i
 
 The offset of row `i` and column `j` in 1/64 octaves, `>>` rounding down, is::
 
-    base + 8 (rows[i] + columns[i / tile_rows, j]) + (sum_k row_factors[i, k] column_factors[k, j] >> 2)
+    base + 8 (rows[i] + columns[i / tile_rows, j]) + (sum_k row_factors[i, k] column_factors[k, j] >> 1)
 
 Magnitude 0 stays 0, so that zeros remain what the sparse transform looks for; the value that
 would have become 0 takes the place that 0 left.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # For spec.py.
 OFFSET_LOG = 6  # offsets count 2^-6 octaves
 OFFSET_STEP_LOG = 3  # rows and columns are stored in 2^3 of these
-FACTOR_LOG = 2  # the sum of products in 2^-2 of these
+FACTOR_LOG = 1  # the sum of products in 2^-1 of these
 MAX_RANK = 8
 # Per type: word bytes, mantissa bits, offset of an undisturbed word, planes.
 # Undisturbed words have exponents in the middle of a quarter of all, whose two top bits agree.

@@ -34,6 +34,7 @@ from .spec import (
     RANS_STATES_BYTES,
     ROW,
 )
+from .vector import copy_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -356,8 +357,8 @@ def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: igno
             out[where] |= np.uint8(shifted & 255)
             out[where + 1] |= np.uint8(shifted >> 8)
     at += table_bytes(coder, n_symbols)
-    used = words[words.size - n_words :].view(np.uint8)
-    out[at : at + 2 * n_words] = used
+    first = np.uint64(words.ctypes.data) + np.uint64(2 * (words.size - n_words))
+    copy_bytes(np.uint64(out.ctypes.data) + np.uint64(at), first, np.uint64(2 * n_words))
     at += 2 * n_words
     for lane in range(LANES):
         at = _write(np.int64(states[lane]), 4, out, at)

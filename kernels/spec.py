@@ -105,7 +105,7 @@ DTYPES: Final = (
 
 SAMPLE_MIN_ROWS: Final = 256  # fewer full rows than this: the whole plane is the sample
 PROBE_STRIDE: Final = 16  # first look: every 16th row
-SAMPLE_STRIDE: Final = 4  # second look, if the first promises a gain: every 4th row
+SAMPLE_STRIDE: Final = 8  # second look, if the first promises a gain: every 8th row
 PROBE_MIN_GAIN_LOG: Final = 6  # go on if the probe promises 1/64 of the raw size
 RARE_LOG: Final = 11  # a symbol rarer than 2^-RARE_LOG of the sample is patched, not coded
 RANS12_MIN_GAIN_LOG: Final = 6  # rans12 is slower: it must save 1/64 of rans8's size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building blocks for portable LLVM vector code inside Numba intrinsics.
+"""Building blocks for portable LLVM vector code inside Numba intrinsics, and a copy.
 
 Nothing here names an instruction set: LLVM lowers these vectors to what the target has.
 Addresses are 64-bit integers (`array.ctypes.data`), offsets are in bytes.
@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 I64 = ir.IntType(64)
 
@@ -75,3 +78,15 @@ def loop(
         phi.add_incoming(value, before)
         phi.add_incoming(new, end)
     return final
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_bytes(typing_context: Any, target: Any, source: Any, n_bytes: Any) -> Any:  # noqa: ARG001
+    """`memcpy` between addresses (uint64). Numba's slice assignment is slower, and slow to compile."""
+    signature = types.void(target, source, n_bytes)
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> None:
+        to, at = (builder.inttoptr(a, ir.PointerType()) for a in arguments[:2])
+        cgutils.raw_memcpy(builder, to, at, arguments[2], 1)
+
+    return signature, generate

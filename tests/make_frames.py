@@ -300,10 +300,13 @@ def random_frame(
     shape = random_shape(rng, n + int(rng.integers(-1, 2)))
     content = CONTENTS[rng.integers(0, len(CONTENTS))]
     data = random_data(rng, kind, math.prod(shape) * kind.words, content)
-    frame = build(
-        kind.name, shape, data, block_log, lambda s, bits: any_coder(rng, s, bits, exact=exact)
-    )
-    label = f"{kind.name}-{content}-{len(data)}B-log{block_log}"
+    stored = rng.random() < 0.1
+
+    def choose(symbols: np.ndarray, bits: int) -> Coded:
+        return any_coder(rng, symbols, bits, exact=exact)
+
+    frame = build(kind.name, shape, data, block_log, None if stored else choose)
+    label = f"{kind.name}-{content}-{len(data)}B-log{block_log}" + "-stored" * stored
     return Made(label, frame, kind.name, shape, data)
 
 

@@ -71,11 +71,12 @@ def test_the_bound_is_a_twentieth_of_a_percent(name, n_dims):
             n = -(-n_bytes // dtype.itemsize) + extra
             shape = (1,) * (n_dims - 1) + (n,) if n_dims else n
             most = gpucodec.max_encoded_size(shape, dtype)
-            assert most <= n * dtype.itemsize * 1.0005 + 64, n
+            more = 16 if n_dims > 3 else 0
+            assert most <= n * dtype.itemsize * 1.0005 + 64 + more, n
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_noise_is_stored_raw_within_a_twentieth_of_a_percent(name):
+def test_noise_is_stored_within_a_twentieth_of_a_percent(name):
     itemsize = numpy_dtype(name).itemsize
     for n_bytes in (64 << 10, 1_000_000):
         noise = np.random.default_rng(1).integers(0, 256, n_bytes // itemsize * itemsize, np.uint8)
@@ -83,7 +84,7 @@ def test_noise_is_stored_raw_within_a_twentieth_of_a_percent(name):
         frame = gpucodec.encode(array)
         assert frame.size <= array.nbytes * 1.0005 + 64
         for plane in gpucodec.inspect(frame).planes:
-            assert set(plane.coders) <= {"raw"} or name == "bool"
+            assert set(plane.coders) <= {"stored"} or name == "bool"
 
 
 def test_the_bound_is_reached():

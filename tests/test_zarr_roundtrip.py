@@ -59,7 +59,8 @@ def check_selections(array: zarr.Array[Any], data: np.ndarray[Any, Any]) -> None
     assert bits(array.oindex[rows, 4]) == bits(data[rows, 4])
     assert bits(array.oindex[mask, 2:9]) == bits(data[mask, 2:9])
     assert bits(array.vindex[rows, columns]) == bits(data[rows, columns])
-    assert bits(array.blocks[1, 1:3]) == bits(data[10:20, 10:30])
+    n = (array.shards or array.chunks)[0]
+    assert bits(array.blocks[1, 1:3]) == bits(data[n : 2 * n, n : 3 * n])
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -139,9 +140,10 @@ def test_scalars_fill_and_partial_writes_merge(shards: Any) -> None:
             expected[selection] = value
             np.testing.assert_array_equal(made[...], expected)
         made[...] = 5
-        made.oindex[[1, 5], [2, 3]] = [[1, 2], [3, 4]]
+        if shards is None or ZARR_3_2:  # zarr 3.1.6 cannot write such a selection to shards
+            made.oindex[[1, 5], [2, 3]] = [[1, 2], [3, 4]]
+            assert made[1, 3] == 2
         made.vindex[[30, 31], [2, 3]] = [8, 9]
-        assert made[1, 3] == 2
         assert made[31, 3] == 9
         assert made[0, 0] == 5
 
@@ -206,7 +208,7 @@ def test_data_types_that_hold_pointers_are_refused_at_creation() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for dtype in ("string", "variable_length_bytes"):
-            with pytest.raises(TypeError, match="pointers"):
+            with pytest.raises((TypeError, ValueError), match="pointers|VLen"):
                 zarr.create_array(
                     MemoryStore(), shape=(4,), dtype=dtype, serializer=TensorCodec(), compressors=None
                 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,11 +63,9 @@ def touched_blocks(
         return np.ones(n_blocks, np.bool_)
     # Rows of the box that lie at most a block apart leave out no block: one run covers them. So
     # there are never more runs than blocks.
-    starts = np.zeros(1, np.int64)
-    length, stride = words, words
-    strides = [stride := stride * n for n in reversed(chunk.shape)][::-1]
-    strides = [*strides[1:], words]
-    for (low, high), step in zip(box, strides, strict=True):
+    starts, length = np.zeros(1, np.int64), words
+    for axis, (low, high) in enumerate(box):
+        step = words * prod(chunk.shape[axis + 1 :])
         if high <= low:
             return np.zeros(n_blocks, np.bool_)
         if step > block_words:
