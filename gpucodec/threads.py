@@ -53,9 +53,9 @@ def set_threads(n: int) -> None:
     if n < 1:
         message = f"threads must be at least 1, not {n}"
         raise ValueError(message)
-    previous = _pool.executor
-    _pool.limit = n
-    _pool.reset()
+    with _pool.lock:  # nobody is just about to submit to the executor that is shut down
+        previous, _pool.executor = _pool.executor, None
+        _pool.limit = n
     if previous is not None:
         previous.shutdown(wait=False)
 

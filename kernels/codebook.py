@@ -45,7 +45,9 @@ _POSITIVE = np.frombuffer(
     np.float32,
 )
 ZERO_CODE = 127
-DYNAMIC8 = np.concatenate([-_POSITIVE[::-1], np.zeros(1, np.float32), _POSITIVE, np.ones(1, np.float32)])
+DYNAMIC8 = np.concatenate(
+    [-_POSITIVE[::-1], np.zeros(1, np.float32), _POSITIVE, np.ones(1, np.float32)]
+)
 
 # A magnitude's top bits number a bucket so narrow that at most one boundary lies in it.
 BUCKET_SHIFT = 17  # exponent and six bits of mantissa

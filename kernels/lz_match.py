@@ -31,18 +31,17 @@ import numpy as np
 from . import lz_ops
 from .jit import kernel
 from .lz_ops import (
+    best_in_window,
     copy32,
     deepen32,
     deepest32,
-    first_alike,
-    longest_alike,
     lowest_bit,
     mark32,
     unlike32,
     usable32,
 )
 
-HASH_BITS = 13
+HASH_BITS = 14
 HASH_BYTES = (5, 6, 8, 16)  # by log2 of the word size
 FILL_LEAST = (4, 4, 4, 8)
 MAX_DEPTH = 32
@@ -96,16 +95,13 @@ def _deepen(depths, at, source, length):
 
 @kernel
 def _enter(hashes, table, slots, entered):
-    """Look up and enter the next STRIDE words, a tile after the other."""
-    previous = hashes[entered - U(1)] if entered > U(0) else U(65535)
-    for tile in range(entered, entered + U(STRIDE), U(TILE)):
-        for i in range(tile, tile + U(TILE)):
-            slots[i & U(RING - 1)] = table[hashes[i]]
-        for i in range(tile, tile + U(TILE)):
+    """Look up and enter the next STRIDE words."""
+    for group in range(entered, entered + U(STRIDE), U(32)):
+        for i in range(group, group + U(32)):
             h = U(hashes[i])
-            if h != previous:
-                table[h] = table[h] << U(16) | i
-            previous = h
+            slot = table[h]
+            slots[i & U(RING - 1)] = slot
+            table[h] = slot << U(16) | i
 
 
 @kernel
@@ -123,58 +119,31 @@ def parse(
     ring = U(slots.ctypes.data)
     for i in range(U(table.size)):
         table[i] = U(0)
+    has_fill = level > 1
     n_sequences = U(0)
     n_literals = U(0)
     start = U(0)  # of the literals not yet copied
     repeat = word
     entered = U(0)  # the table holds the words before this one
-    p = U(0)
+    p = word
     last = n_bytes - least if n_bytes >= least else U(0)
-    while p < last or (p == last and p > U(0)):
-        unlike = unlike32(text + p, fill)
-        filled = ~unlike & U(0xFFFFFFFF)
-        if word_log > U(0):
-            filled &= filled >> U(1)
-            if word_log > U(1):
-                filled &= filled >> U(2)
-                if word_log > U(2):
-                    filled &= filled >> U(4)
-            filled &= word_starts
+    while p <= last:
         source = p
         index = p >> word_log
-        if filled & U(1):
-            length = lowest_bit(unlike | U(1 << 32)) & whole
-            if length < fill_least:
-                p += length
-                continue
-        else:
-            allowed = (lowest_bit(filled | U(1 << 32)) >> word_log) - U(1)
-            if allowed == U(0) or p == U(0):
-                p += word
-                continue
-            while entered < index + U(8):
-                _enter(hashes, table, slots, entered)
-                entered += U(STRIDE)
-            here = index & U(RING - 1)
-            first = first_alike(text, p, ring + (here << U(3)), repeat, word_log)
-            if first >= min(allowed, U(4)):
-                p += min(allowed, U(4)) << word_log
-                continue
-            p += first << word_log
-            index += first
-            best = longest_alike(text, p, slots[index & U(RING - 1)], repeat, word_log)
-            if level:
-                slot = slots[(index + U(1)) & U(RING - 1)]
-                later = longest_alike(text, p + word, slot, repeat, word_log)
-                if later >> U(32) > best >> U(32):
-                    best = later
-                    p += word
-            source = best & U(0xFFFFFFFF)
-            length = (best >> U(32)) & whole
-            if usable32(text + p, text + source, depths + source, limit) < length:
-                length = usable32(text + p, text + source, depths + source, limit) & whole
+        while entered < index + U(8):
+            _enter(hashes, table, slots, entered)
+            entered += U(STRIDE)
+        here = index & U(RING - 1)
+        ahead, length, source = best_in_window(text, p, ring + (here << U(3)), repeat, word_log, least)
+        if length == U(0):
+            p += word * U(3)
+            continue
+        p += ahead << word_log
+        length &= whole
+        if usable32(text + p, text + source, depths + source, limit) < length:
+            length = usable32(text + p, text + source, depths + source, limit) & whole
             if length < least and (length < least - word or p - source != repeat):
-                p = (index + U(1)) << word_log
+                p += word
                 continue
 
         room = min(n_bytes - p, longest)

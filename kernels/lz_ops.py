@@ -164,69 +164,69 @@ def lowest_bit(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
     return types.uint64(value), generate
 
 
-WAYS = 4
-WINDOW = 4
-
-
-def _sources(b: Any, at: Any, slot: Any, repeat: Any, word_log: Any) -> list[Any]:
-    """Offsets of the candidates: the repeated distance, then the words in `slot`, nearest first."""
-    sources = [b.sub(at, repeat)]
-    for way in range(WAYS):
-        index = b.and_(b.lshr(slot, constant(I64, 16 * way)), constant(I64, 0xFFFF))
-        sources.append(b.shl(index, word_log))
-    return sources
+WAYS = (4, 4, 4)
+WINDOW = 3
 
 
 @intrinsic
-def first_alike(  # type: ignore[no-untyped-def]
-    typing_context, text, at, slots, repeat, word_log  # noqa: ARG001
+def best_in_window(  # type: ignore[no-untyped-def]
+    typing_context, text, at, slots, repeat, word_log, least  # noqa: ARG001
 ):
-    """The first of WINDOW words from `at` on with a candidate whose first four bytes are the same.
+    """The match to take in the WINDOW words from offset `at` on: (word, length, source).
 
-    `slots` is the address of their candidates, a u64 each. WINDOW: none.
+    `slots` is the address of these words' candidates, WAYS u16 each, the nearest lowest. The
+    length, counted up to 32 bytes, is 0 if there is no match.
     """
 
-    def generate(_context: Any, b: Any, _signature: Any, a: Any) -> Any:
-        text, at, slots, repeat, word_log = a
-        half = ir.IntType(32)
-        found = constant(I64, 1 << WINDOW)
-        for i in range(WINDOW):
-            where = b.add(at, b.shl(constant(I64, i), word_log))
-            here = load(b, b.add(text, where), half)
-            slot = load(b, b.add(slots, constant(I64, 8 * i)), I64)
-            alike = ir.Constant(ir.IntType(1), 0)
-            for source in _sources(b, where, slot, repeat, word_log):
-                there = load(b, b.add(text, source), half)
-                alike = b.or_(alike, b.icmp_unsigned("==", here, there))
-            found = b.or_(found, b.shl(b.zext(alike, I64), constant(I64, i)))
-        return _call(b, "llvm.cttz.i64", I64, [found, ir.Constant(ir.IntType(1), 1)])
+    def generate(context: Any, b: Any, signature: Any, a: Any) -> Any:
+        text, at, slots, repeat, word_log, least = a
+        word = b.shl(constant(I64, 1), word_log)
+        zero = constant(I64, 0)
 
-    return types.uint64(text, at, slots, repeat, word_log), generate
+        def longer(x: Any, y: Any) -> Any:
+            """The longer of two matches (length, source, ...), `x` if equal."""
+            wins = b.icmp_unsigned(">", y[0], x[0])
+            return tuple(b.select(wins, j, i) for i, j in zip(x, y, strict=True))
 
-
-@intrinsic
-def longest_alike(  # type: ignore[no-untyped-def]
-    typing_context, text, at, slot, repeat, word_log  # noqa: ARG001
-):
-    """The candidate that shares most of the 32 bytes at `at`: `length << 32 | source`.
-
-    Of equals the repeated distance, then the nearest.
-    """
-
-    def generate(_context: Any, b: Any, _signature: Any, a: Any) -> Any:
-        text, at, slot, repeat, word_log = a
-        here = load(b, b.add(text, at), BYTES)
-        longest = constant(I64, 0)
-        best = at
-        for source in _sources(b, at, slot, repeat, word_log):
+        def alike(here: Any, source: Any) -> Any:
             there = load(b, b.add(text, source), BYTES)
-            length = _first(b, b.icmp_unsigned("!=", here, there))
-            longer = b.icmp_unsigned(">", length, longest)
-            longest = b.select(longer, length, longest)
-            best = b.select(longer, source, best)
-        return b.or_(b.shl(longest, constant(I64, 32)), best)
+            return b.bitcast(b.icmp_unsigned("!=", here, there), ir.IntType(STEP))
 
-    return types.uint64(text, at, slot, repeat, word_log), generate
+        def length_of(unlike: Any) -> Any:
+            arguments = [unlike, ir.Constant(ir.IntType(1), 0)]
+            return b.zext(_call(b, "llvm.cttz.i32", ir.IntType(32), arguments), I64)
+
+        def enough(length: Any, least: Any) -> Any:
+            return b.select(b.icmp_unsigned(">=", length, least), length, zero)
+
+        best: Any = None
+        repeated = None
+        for i in range(WINDOW):
+            ahead = b.shl(constant(I64, i), word_log)
+            where = b.add(at, ahead)
+            here = load(b, b.add(text, where), BYTES)
+            slot = load(b, b.add(slots, constant(I64, 8 * i)), I64)
+            found = []
+            for way in range(WAYS[i]):
+                index = b.and_(b.lshr(slot, constant(I64, 16 * way)), constant(I64, 0xFFFF))
+                source = b.shl(index, word_log)
+                found.append((length_of(alike(here, source)), source))
+            length, source = found[0]
+            for other in found[1:]:
+                length, source = longer((length, source), other)
+            if repeated is None:
+                repeated = alike(here, b.sub(at, repeat))
+            again = length_of(b.lshr(repeated, b.trunc(ahead, ir.IntType(32))))
+            match = longer(
+                (enough(again, b.sub(least, word)), b.sub(where, repeat)),
+                (enough(length, least), source),
+            )
+            match = (*match, constant(I64, i))
+            best = match if best is None else longer(best, match)
+        return context.make_tuple(b, signature.return_type, [best[2], best[0], best[1]])
+
+    arguments = (text, at, slots, repeat, word_log, least)
+    return types.UniTuple(types.uint64, 3)(*arguments), generate
 
 
 def hash_rows(word_bytes: int, n_bytes: int, multipliers: list[int], bits: int) -> Any:

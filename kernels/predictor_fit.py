@@ -30,14 +30,15 @@ count or maximum below sees them. "At most `n` rows" of `m` are the rows `floor(
    or if a maximum is 0.
 6. **Rows again.** `u` as in step 5, and `d = round(sum u / count)`: `rows = clip(rows + round(d / 8), 127)`.
    `u` again, and `row_factors` are the `a` of step 5 for one factor after the other.
-7. **Worth it?** For all words of at most `CHECK_ROWS` rows that are not missing: `H_0` is the order-0 entropy
-   of the exponent, and `H` that of the exponent and two bits of the mantissa after the offset is
-   subtracted. The model is used if `words (H_0 + 2 - H - MIN_GAIN)`, with all words of the matrix,
-   is more than the costs of the columns and factors, with `COLUMN_COST` for each row too.
+7. **Worth it?** In every `ceil(n_rows / CHECK_ROWS)`-th row from the first, let `H_0` be the order-0 entropy
+   of `l >> 6`, the exponent, and `H` that of `u >> 4`, quarter octaves, of the `u` that is left. The
+   model is used if `words (H_0 + 2 - H - MIN_GAIN)` is more than the costs of its columns and factors and
+   `COLUMN_COST` for each row.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +80,7 @@ MIN_GAIN = 1 << (LOG2_BITS - 4)  # bits a word
 MAX_COLUMNS = 1 << 16
 
 STEP = 1 << OFFSET_STEP_LOG
+QUARTER_LOG = OFFSET_LOG - 2
 NONE = np.uint64(0)  # argument of a row operation that has none
 
 
@@ -284,12 +286,27 @@ def _fit_factors(matrix, words, base, rows, columns, tile_rows, factors, work, a
 
 
 @kernel
-def _fit_again(matrix, base, rows, columns, tile_rows, rank, factors, row_factors, work):  # type: ignore[no-untyped-def]
-    """Step 6."""
+def _entropy(counts, n_counted):  # type: ignore[no-untyped-def]
+    """Order-0 bits of all symbols counted in `counts` (int64)."""
+    bits = n_counted * _log2(n_counted)
+    for s in range(counts.size):
+        bits -= counts[s] * _log2(counts[s])
+    return bits
+
+
+@kernel
+def _fit_again(matrix, base, rows, columns, tile_rows, rank, factors, row_factors, pair, counts):  # type: ignore[no-untyped-def]
+    """Steps 6 and 7: the bits that the model saves a word, before its own cost.
+
+    `pair` (int16, two rows) and `counts` (int64[2, 256], zeros) are work space.
+    """
     n_rows, n_columns = matrix[2], matrix[3]
     n_vectors = np.uint64((n_columns + LANES - 1) // LANES)
     width = n_vectors * np.uint64(2 * LANES)
-    logs, u, b = work, work + width, np.uint64(factors.ctypes.data)
+    logs, b = np.uint64(pair.ctypes.data), np.uint64(factors.ctypes.data)
+    u, second = logs + width, np.int64(n_vectors) * LANES
+    stride = (n_rows + CHECK_ROWS - 1) // CHECK_ROWS
+    checked = np.int64(0)
     for i in range(n_rows):
         _row_logs(matrix, i, n_columns, logs)
         n_words = count(n_vectors, logs, NONE, NONE, NONE)
@@ -300,31 +317,152 @@ def _fit_again(matrix, base, rows, columns, tile_rows, rank, factors, row_factor
         _residuals(n_vectors, logs, c, base + STEP * np.int64(rows[i]), ROW_CLIP, u)
         for k in range(rank):
             row_factors[i * rank + k] = _take_off(n_vectors, logs, b + np.uint64(k) * width, u)
+        if i % stride == 0:
+            for j in range(n_columns):
+                if pair[j] != 0:
+                    counts[0, np.int64(pair[j]) >> OFFSET_LOG] += 1
+                    counts[1, (np.int64(pair[second + j]) + ROW_CLIP) >> QUARTER_LOG] += 1
+            checked += n_words
+    saved = _entropy(counts[0], checked) - _entropy(counts[1], checked)
+    return saved // max(checked, np.int64(1)) + (2 << LOG2_BITS)
 
 
 @kernel
-def _entropy(counts, n_counted):  # type: ignore[no-untyped-def]
-    """Bits of all symbols counted in `counts` (int64[256])."""
-    bits = n_counted * _log2(n_counted)
-    for s in range(256):
-        bits -= counts[s] * _log2(counts[s])
-    return bits
+def _matrix(raw, last, word_bytes, shift, n_columns):  # type: ignore[no-untyped-def]
+    """What `_row_logs` reads from; `last` (uint8) is the last row with some bytes more."""
+    source, end = np.uint64(raw.ctypes.data), np.uint64(last.ctypes.data)
+    return source, end, raw.size // word_bytes // n_columns, n_columns, word_bytes, shift
 
 
-@kernel
-def _gain(matrix, raw, model, work, counts):  # type: ignore[no-untyped-def]
-    """Step 7: bits that the model saves a word, before its own cost."""
-    _, _, n_rows, n_columns, word_bytes, shift = matrix
-    row_bytes = n_columns * word_bytes
-    moved = np.empty(row_bytes + LANES * word_bytes, np.uint8)
-    logs = np.empty(n_columns + LANES, np.int16)
-    n_checked = min(n_rows, CHECK_ROWS)
-    words = np.int64(0)
-    for k in range(n_checked):
-        i = k * n_rows // n_checked
-        _row_logs(matrix, i, n_columns, np.uint64(logs.ctypes.data))
-        for j in range(n_columns):
-            words += np.int64(logs[j] != 0)
-            counts[0, logs[j] >> OFFSET_LOG] += 1
-        row = raw[i * row_bytes : (i + 1) * row_bytes]
-        shift_words(row, word_bytes, i * n_columns, model, -1, moved[:row_bytes])
+I8, I16, I32, I64 = types.int8[::1], types.int16[::1], types.int32[::1], types.int64[::1]
+MATRIX = (readonly_bytes, readonly_bytes, types.int64, types.int64, types.int64)
+
+
+@cache
+def _probe_entry_point(sources: str = SOURCES) -> Any:
+    @entry_point(types.boolean(*MATRIX, I8, I8, I32, I32, I16))
+    def probe(  # type: ignore[no-untyped-def]
+        raw, last, word_bytes, shift, n_columns, rows, columns, sums, counts, work
+    ):
+        """Step 3. Zeros: rows, columns and work space for as many rows and columns as are probed."""
+        assert sources
+        matrix = _matrix(raw, last, word_bytes, shift, n_columns)
+        n_probed, n = rows.size, columns.size - PAD
+        at, c = np.uint64(work.ctypes.data), np.uint64(columns.ctypes.data)
+        _, before, energy, _ = _fit_rows(matrix, n_probed, n, n_probed, rows, c, sums, counts, at)
+        left = energy - _fit_columns(sums, counts, 1, n, 1, columns)
+        return _log2(before) - _log2(left) > 2 * PROBE_GAIN
+
+    return probe
+
+
+@cache
+def _fit_entry_point(sources: str = SOURCES) -> Any:
+    @entry_point(
+        types.UniTuple(types.int64, 3)(
+            *MATRIX, I8, I8, I8, I8, I32, I32, I16, types.int16[:, ::1], I16, I64, I32, types.int64[:, ::1]
+        )
+    )
+    def fit_matrix(  # type: ignore[no-untyped-def]
+        raw,
+        last,
+        word_bytes,
+        shift,
+        n_columns,
+        rows,
+        columns,
+        row_factors,
+        column_factors,
+        sums,
+        counts,
+        work,
+        factors,
+        a,
+        p,
+        q,
+        symbols,
+    ):
+        """Steps 1, 2 and 4 to 7: (base, tile_rows, rank); rank -1 if no model is worth it.
+
+        The arrays must be zeros: those of a `Model` for tiles of `GROUP` rows and `MAX_RANK`,
+        then work space as `fit` makes it.
+        """
+        assert sources
+        matrix = _matrix(raw, last, word_bytes, shift, n_columns)
+        n_rows = matrix[2]
+        n_groups = (n_rows + GROUP - 1) // GROUP
+        at, c = np.uint64(work.ctypes.data), np.uint64(columns.ctypes.data)
+        base, _, energy, words = _fit_rows(
+            matrix, n_rows, n_columns, GROUP, rows, c, sums, counts, at
+        )
+        per_tile = _fit_tiles(sums, counts, n_groups, n_columns, energy, words, columns)
+        tile_rows = n_rows if per_tile == n_groups else per_tile * GROUP
+        rank = _fit_factors(matrix, words, base, rows, c, tile_rows, factors, at, a, p, q)
+        for k in range(rank):
+            for j in range(n_columns):
+                column_factors[k * n_columns + j] = factors[k, j]
+        saved = _fit_again(
+            matrix, base, rows, c, tile_rows, rank, factors, row_factors, work, symbols
+        )
+        n_tiles = (n_rows + tile_rows - 1) // tile_rows
+        cost = COLUMN_COST * (n_rows + n_tiles * n_columns)
+        cost += FACTOR_COST * rank * (n_rows + n_columns)
+        return base, tile_rows, rank if words * (saved - MIN_GAIN) > cost else -1
+
+    return fit_matrix
+
+
+def fit(words: NDArray[Any], mantissa_bits: int, middle: int) -> Model | None:
+    """The model of a matrix of words (uint16 or uint32, C-contiguous), None if none is worth it.
+
+    `mantissa_bits` and `middle` are those of the words' type in `PREDICTED`.
+    """
+    n_rows, n_columns = words.shape
+    width = -(-n_columns // LANES) * LANES
+    last = np.zeros(width, words.dtype)
+    last[:n_columns] = words[-1]
+    raw, shift = words.reshape(-1).view(np.uint8), mantissa_bits - OFFSET_LOG
+    matrix = raw, last.view(np.uint8), words.itemsize, shift, n_columns
+
+    n = min(n_columns, PROBE_COLUMNS)
+    if not _probe_entry_point()(
+        *matrix,
+        np.zeros(min(n_rows, PROBE_ROWS), np.int8),
+        np.zeros(n + PAD, np.int8),
+        *(np.zeros(-(-n // LANES) * LANES, np.int32) for _ in range(2)),
+        np.zeros(2 * width, np.int16),
+    ):
+        return None
+
+    n_groups, n_sampled = -(-n_rows // GROUP), min(n_rows, SAMPLE_ROWS)
+    rows, columns = np.zeros(n_rows + PAD, np.int8), np.zeros(n_groups * n_columns + PAD, np.int8)
+    row_factors = np.zeros(n_rows * MAX_RANK + PAD, np.int8)
+    column_factors = np.zeros(MAX_RANK * n_columns + PAD, np.int8)
+    base, tile_rows, rank = _fit_entry_point()(
+        *matrix,
+        rows,
+        columns,
+        row_factors,
+        column_factors,
+        *(np.zeros(n_groups * width, np.int32) for _ in range(2)),  # sums, counts
+        np.zeros(2 * n_sampled * width, np.int16),
+        np.zeros((MAX_RANK, width), np.int16),
+        np.zeros(n_sampled, np.int16),
+        np.zeros(n_sampled, np.int64),
+        np.zeros(width, np.int32),
+        np.zeros((2, 256), np.int64),
+    )
+    if rank < 0:
+        return None
+    n_tiles = -(-n_rows // tile_rows)
+    return Model(
+        rows,
+        columns[: n_tiles * n_columns + PAD],
+        row_factors[: n_rows * rank + PAD],
+        column_factors[: rank * n_columns + PAD],
+        n_columns,
+        tile_rows,
+        rank,
+        base - middle,
+        shift,
+    )

@@ -26,7 +26,7 @@ DECODE8_TABLE_BYTES = SYMBOLS + 4 * SYMBOLS_BYTES
 DECODE12_TABLE_BYTES = 4 << RANS12_BITS
 # encode table by symbol: u64 reciprocal; (2^P - frequency, frequency) and (start, patched) u32
 COMPLEMENT, FREQUENCY, START, PATCHED = 2048, 2052, 4096, 4100
-ENCODE_TABLE_BYTES = 6144
+ENCODE_TABLE_BYTES = ENCODE8_TABLE_BYTES = 6144
 AT_ONCE = 4  # lanes whose code is interleaved
 
 
@@ -142,9 +142,9 @@ class Plain8(Plain):
                 where = self.scaled(memory, lane, 2)
                 x = load(b, where, I32)
                 limit = constant(I32, 1)
-                for i in (first, second):
-                    limit = b.mul(limit, self._entry(table, i, FREQUENCY, I32))
-                    flags = b.or_(flags, self._entry(table, i, PATCHED, I32))
+                for symbol in (first, second):
+                    limit = b.mul(limit, self._entry(table, symbol, FREQUENCY, I32))
+                    flags = b.or_(flags, self._entry(table, symbol, PATCHED, I32))
                 high = b.lshr(x, constant(I32, RANS_WORD_BITS))
                 x, at = self._spill(x, b.icmp_unsigned(">=", high, limit), at)
                 x = self._push(self._push(x, table, second), table, first)
@@ -218,7 +218,7 @@ class Plain12(Plain):
         return [], at, b.trunc(flags, I8)
 
 
-Machine8 = Plain8
+Machine8, Machine12 = Plain8, Plain12
 
 
 @kernel
@@ -237,11 +237,10 @@ def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
 
 @kernel
 def decode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
-    """As `decode_table8`, with the frequencies as pairs of bytes."""
     entries = table.view(np.uint32)
     slot = np.int64(0)
     for i in range(symbols.size):
-        f = np.int64(frequencies[2 * i]) | np.int64(frequencies[2 * i + 1]) << 8
+        f = np.int64(frequencies[i])
         for j in range(f):
             entry = np.int64(symbols[i]) << (2 * RANS12_BITS) | j << RANS12_BITS | f
             entries[slot + j] = np.uint32(entry)

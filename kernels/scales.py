@@ -216,7 +216,7 @@ def log8_scale(least, most):  # type: ignore[no-untyped-def]
     """(stored scale, stored offset, factor and offset of encoding), for the bits of a block's
     smallest and largest value above 0: both are stored as they are.
     """
-    if least > most:
+    if not float_of(least) <= float_of(most):  # NaN: there are no values above 0
         least = most = np.uint32(0)
     factor = np.float32(0)
     if most > least:

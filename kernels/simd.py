@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite.binding import get_host_cpu_features
 from numba.core import config
 
 from . import rows_plain
+from .jit import kernel
+from .rows import ARGUMENTS, decoder, encoder
 
 AVX512 = {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vbmi", "+avx512vbmi2"}
+AVX2 = {"+avx2", "+popcnt"}
 
 
 def _features() -> set[str]:
@@ -28,15 +32,105 @@ if _features() >= AVX512:
     from . import rows_avx512 as rows8
 
     LEVEL = "avx512"
+elif _features() >= AVX2:
+    from . import rows_avx2 as rows8
 
-DECODE_TABLE_BYTES = rows_plain.DECODE_TABLE_BYTES
-ENCODE_TABLE_BYTES = rows_plain.ENCODE_TABLE_BYTES
-decode_table8 = rows8.decode_table8
-decode_rows8 = rows8.decode_rows8
-decode_rows8_pair = rows8.decode_rows8_pair
-encode_table8 = rows8.encode_table8
-encode_rows8 = rows8.encode_rows8
-decode_table12 = rows_plain.decode_table12
-decode_rows12 = rows_plain.decode_rows12
-encode_table12 = rows_plain.encode_table12
-encode_rows12 = rows_plain.encode_rows12
+    LEVEL = "avx2"
+
+DECODE_TABLE_BYTES = max(rows8.DECODE8_TABLE_BYTES, rows_plain.DECODE12_TABLE_BYTES)
+ENCODE_TABLE_BYTES = max(rows8.ENCODE8_TABLE_BYTES, rows_plain.ENCODE_TABLE_BYTES)
+
+decode_table8, encode_table8 = rows8.decode_table8, rows8.encode_table8
+decode_table12, encode_table12 = rows_plain.decode_table12, rows_plain.encode_table12
+
+_decode8, _encode8 = decoder(rows8.Machine8, 1), encoder(rows8.Machine8)
+_decode12, _encode12 = decoder(rows_plain.Machine12, 1), encoder(rows_plain.Machine12)
+
+
+@kernel
+def _decode_arguments(arguments, words, n_words, table, states, out):  # type: ignore[no-untyped-def]
+    arguments[0] = words.ctypes.data
+    arguments[1] = n_words
+    arguments[2] = table.ctypes.data
+    arguments[3] = states.ctypes.data
+    arguments[4] = out.ctypes.data
+
+
+@kernel
+def decode_rows8(words, n_words, n_rows, table, states, out):  # type: ignore[no-untyped-def]
+    """Decode rows from `states` (uint32[32]), which are changed; how many words they asked for.
+
+    `words` (uint8) holds `n_words` 16-bit words and 128 bytes more, `out` (uint8) has room for the
+    rows: neither is exceeded, whatever the words are. `table` is what `decode_table8` fills.
+    """
+    arguments = np.empty(ARGUMENTS, np.uint64)
+    _decode_arguments(arguments, words, n_words, table, states, out)
+    _decode8(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
+    return np.int64(arguments[1])
+
+
+if LEVEL == "plain":
+
+    @kernel
+    def decode_rows8_pair(  # type: ignore[no-untyped-def]
+        words_a, n_words_a, table_a, states_a, out_a, words_b, n_words_b, table_b, states_b, out_b, n_rows
+    ):
+        """Two planes one after the other: lanes of one already keep a scalar processor busy."""
+        used_a = decode_rows8(words_a, n_words_a, n_rows, table_a, states_a, out_a)
+        return used_a, decode_rows8(words_b, n_words_b, n_rows, table_b, states_b, out_b)
+
+else:
+    _decode8_pair = decoder(rows8.Machine8, 2)
+
+    @kernel
+    def decode_rows8_pair(  # type: ignore[no-untyped-def]
+        words_a, n_words_a, table_a, states_a, out_a, words_b, n_words_b, table_b, states_b, out_b, n_rows
+    ):
+        """As `decode_rows8` for two planes in turn, which is faster. Words asked for by each."""
+        arguments = np.empty((2, ARGUMENTS), np.uint64)
+        _decode_arguments(arguments[0], words_a, n_words_a, table_a, states_a, out_a)
+        _decode_arguments(arguments[1], words_b, n_words_b, table_b, states_b, out_b)
+        _decode8_pair(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
+        return np.int64(arguments[0, 1]), np.int64(arguments[1, 1])
+
+
+@kernel
+def decode_rows12(words, n_words, n_rows, table, states, out):  # type: ignore[no-untyped-def]
+    """As `decode_rows8`, for rans12."""
+    arguments = np.empty(ARGUMENTS, np.uint64)
+    _decode_arguments(arguments, words, n_words, table, states, out)
+    _decode12(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
+    return np.int64(arguments[1])
+
+
+@kernel
+def _encode_arguments(arguments, symbols, table, states, words, row_flags):  # type: ignore[no-untyped-def]
+    end = np.uint64(words.ctypes.data) + np.uint64(2 * words.size)
+    arguments[0] = symbols.ctypes.data
+    arguments[1] = table.ctypes.data
+    arguments[2] = states.ctypes.data
+    arguments[3] = end
+    arguments[4] = row_flags.ctypes.data
+    return end
+
+
+@kernel
+def encode_rows8(symbols, n_rows, table, states, words, row_flags):  # type: ignore[no-untyped-def]
+    """Encode rows into the last of `words` (uint16); how many. Changes `states` (uint32[32]).
+
+    `words` has room for a word a lane and row, and 8 more. `row_flags` (uint8[n_rows]) becomes
+    nonzero for rows with a symbol that the table (`encode_table8`) lacks.
+    """
+    arguments = np.empty(ARGUMENTS, np.uint64)
+    end = _encode_arguments(arguments, symbols, table, states, words, row_flags)
+    _encode8(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
+    return np.int64(end - arguments[3]) >> 1
+
+
+@kernel
+def encode_rows12(symbols, n_rows, table, states, words, row_flags):  # type: ignore[no-untyped-def]
+    """As `encode_rows8`, for rans12, with two words a lane and row."""
+    arguments = np.empty(ARGUMENTS, np.uint64)
+    end = _encode_arguments(arguments, symbols, table, states, words, row_flags)
+    _encode12(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
+    return np.int64(end - arguments[3]) >> 1

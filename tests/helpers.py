@@ -68,7 +68,11 @@ LEVELS: dict[str, dict[str, str]] = {"host": {}, "plain": {"NUMBA_CPU_NAME": "ge
 if platform.machine() in {"x86_64", "AMD64"}:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if " avx2 " in flags:
-        LEVELS["avx2"] = {"NUMBA_CPU_NAME": "haswell"}
+        wanted = "sse3 ssse3 sse4.1 sse4.2 avx avx2 fma bmi bmi2 lzcnt popcnt movbe f16c"
+        LEVELS["avx2"] = {
+            "NUMBA_CPU_NAME": "haswell",
+            "NUMBA_CPU_FEATURES": ",".join("+" + feature for feature in wanted.split()),
+        }
 
 
 def run_python(script: str, *arguments: str, level: str = "host", **environment: str) -> str:

@@ -164,7 +164,8 @@ def any_coder(
     if exact:
         coded = symbols[: (len(symbols) - 1) // 64 * 64]
         if len(np.unique(coded)) < 2:
-            return raw(symbols, bits)
+            same = (symbols == symbols[0]).all() and choice % 2
+            return constant(symbols, bits) if same else raw(symbols, bits)
     if choice == 0:
         return raw(symbols, bits)
     if choice <= 2 and (symbols == symbols[0]).all():

@@ -54,8 +54,10 @@ class Parts:
             entries.append((coder << 24 | argument & 0xFFFFFF) & 0xFFFFFFFF)
             room = 0 if coder == spec.CONSTANT else argument & 0xFFFFFF
             if rng.random() < 0.98:  # else the payload stays and its entry lies
-                payload = payload[:room] + bytes(max(0, min(room, 1 << 16) - len(payload)))
-            payloads.append(payload + bytes([self.padding]) * (-len(payload) % 16))
+                fitting = payload[:room] + bytes(max(0, min(room, 1 << 16) - len(payload)))
+            else:
+                fitting = payload
+            payloads.append(fitting + bytes([self.padding]) * (-len(fitting) % 16))
         table = struct.pack(
             f"<{len(self.shape)}Q{len(self.hashes)}Q{len(entries)}I",
             *self.shape,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodes and decodes what another process encoded, and compares every byte.
 
-    parity_worker.py write FOLDER     encode the golden inputs into FOLDER
-    parity_worker.py check FOLDER     encode them here too; decode those of FOLDER
+parity_worker.py write FOLDER     encode the golden inputs into FOLDER
+parity_worker.py check FOLDER     encode them here too; decode those of FOLDER
 """
 
 from __future__ import annotations

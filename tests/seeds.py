@@ -89,7 +89,10 @@ LABELS = (
 def features(frame: bytes) -> set[str]:
     """Names of what a valid frame uses."""
     layout = spec_decoder.read_layout(frame)
-    found = {layout.type.transform, f"{len(layout.shape)} dims" if len(layout.shape) < 2 else "dims"}
+    found = {
+        layout.type.transform,
+        f"{len(layout.shape)} dims" if len(layout.shape) < 2 else "dims",
+    }
     found.add(("no block", "one block", "blocks")[min(2, len(layout.hashes))])
     if layout.stored:
         return found | {"stored"}

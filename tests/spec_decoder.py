@@ -93,9 +93,7 @@ def decode(frame: bytes) -> Decoded:
         raw = decode_block(frame, layout, block)
         must(xxh3(raw) == stored_hash, f"hash of block {block}")
         blocks.append(np.frombuffer(raw, np.uint8))
-    return Decoded(
-        layout.type.name, layout.shape, np.concatenate([np.zeros(0, np.uint8), *blocks])
-    )
+    return Decoded(layout.type.name, layout.shape, np.concatenate([np.zeros(0, np.uint8), *blocks]))
 
 
 def decode_block(frame: bytes, layout: Layout, block: int) -> bytes:
@@ -121,9 +119,7 @@ def decode_block(frame: bytes, layout: Layout, block: int) -> bytes:
 def read_layout(frame: bytes) -> Layout:
     must(len(frame) >= 40, "shorter than a header")
     magic, version, code, n_dims, block_log = struct.unpack("<4s4B", frame[:8])
-    decoded_bytes, encoded_bytes, stored_hash, flags, reserved = struct.unpack(
-        "<3Q2I", frame[8:40]
-    )
+    decoded_bytes, encoded_bytes, stored_hash, flags, reserved = struct.unpack("<3Q2I", frame[8:40])
     must(magic == b"gpcf", "magic")
     must(version == 1, "version")
     must(encoded_bytes == len(frame), "encoded_bytes differs from the input")
@@ -343,9 +339,7 @@ def xxh3(data: bytes) -> int:
     size = max(256, -(-len(data) // 64) * 64)
     words = np.frombuffer(data + bytes(size - len(data)), "<u8").reshape(-1, 8)  # [stripe, lane]
     low32, shift32 = np.uint64(0xFFFFFFFF), np.uint64(32)
-    acc = np.array(
-        [PRIME32[2], *PRIME64[0:4], PRIME32[1], PRIME64[4], PRIME32[0]], np.uint64
-    )
+    acc = np.array([PRIME32[2], *PRIME64[0:4], PRIME32[1], PRIME64[4], PRIME32[0]], np.uint64)
     keys = np.stack([np.frombuffer(SECRET, "<u8", 8, 8 * i) for i in range(STRIPES_A_BLOCK)])
     swap = np.arange(8) ^ 1
 

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import seeds
 from helpers import raw_bytes, sample
 
 import gpucodec
-from gpucodec import CorruptionError, GpucodecError, TensorConfig
-from gpucodec import frame as container
+from gpucodec import CorruptionError, GpucodecError, TensorConfig, frame as container
 
 
 def is_noticed(frame: bytes | bytearray) -> bool:
@@ -92,7 +93,7 @@ def test_blocks_that_changed_places_are_noticed():
     array = sample("bfloat16", 64 * 64, "noise")  # raw: all blocks have the same size
     frame = gpucodec.encode(array, TensorConfig(block_size=64)).tobytes()
     offsets = container.parse(frame).offsets
-    parts = [frame[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    parts = [frame[a:b] for a, b in itertools.pairwise(offsets)]
     head = frame[: offsets[0]]
     for i in range(len(parts) - 1):
         swapped = [*parts[:i], parts[i + 1], parts[i], *parts[i + 2 :]]

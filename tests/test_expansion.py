@@ -6,8 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import CONTENTS, NAMES, numpy_dtype, sample
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import gpucodec
 from gpucodec import TensorConfig
@@ -46,7 +45,9 @@ def test_nothing_grows_beyond_the_bound(block):
                 array = raw[: n // width * width].view(numpy_dtype(name))
                 frame = gpucodec.encode(array, config)
                 assert frame.size <= gpucodec.max_encoded_size(array.shape, array.dtype, config)
-                np.testing.assert_array_equal(gpucodec.decode(frame).view(np.uint8), array.view(np.uint8))
+                np.testing.assert_array_equal(
+                    gpucodec.decode(frame).view(np.uint8), array.view(np.uint8)
+                )
 
 
 @given(

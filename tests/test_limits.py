@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 import time
 import tracemalloc
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import make_frames
@@ -184,8 +184,6 @@ def test_a_hostile_stream_length_costs_nothing():
     for value in EDGES:
         frame = with_field(made.frame, start, "<I", value & 0xFFFFFFFF)
         begin = time.process_time()
-        try:
+        with suppress(GpucodecError):
             gpucodec.decode(frame, threads=1)
-        except GpucodecError:
-            pass
         assert time.process_time() - begin < 1

@@ -117,7 +117,7 @@ def test_no_frame_is_larger_than_promised() -> None:
 def test_configuration_is_json_and_codecs_are_values() -> None:
     assert Tensor().get_config() == {"id": "gpucodec.tensor"}
     codec = numcodecs.get_codec({"id": "gpucodec.tensor", "block_size": 256})
-    assert codec == Tensor(256) == pickle.loads(pickle.dumps(codec))  # noqa: S301 - our own
+    assert codec == Tensor(256) == pickle.loads(pickle.dumps(codec))
     assert len({Tensor(), Tensor(), Tensor(64)}) == 2
     with pytest.raises(ValueError, match="power of two"):
         Tensor(block_size=100)

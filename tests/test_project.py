@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,13 @@ def test_files_are_small_and_say_their_licence(path):
             "# SPDX-License-Identifier: Apache-2.0",
             "// SPDX-License-Identifier: Apache-2.0",
         }
+
+
+def test_every_package_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    there = {".".join(path.relative_to(ROOT).parent.parts) for path in SOURCES}
+    expected = {"gpucodec.kernels" if name == "kernels" else name for name in there}
+    assert set(settings["tool"]["setuptools"]["packages"]) == expected
 
 
 def test_most_files_are_short():

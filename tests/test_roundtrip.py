@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import spec_decoder
 from helpers import CONTENTS, NAMES, numpy_dtype, raw_bytes, sample
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import gpucodec
 from gpucodec import TensorConfig
@@ -70,13 +69,13 @@ def test_any_bit_pattern_comes_back(bits, name, config):
     assert same(gpucodec.decode(gpucodec.encode(array.view(dtype), config)), array.view(dtype))
 
 
-@given(arrays_=st.lists(arrays(), max_size=5), config=configs, threads=st.sampled_from([None, 1, 3]))
+@given(
+    arrays_=st.lists(arrays(), max_size=5), config=configs, threads=st.sampled_from([None, 1, 3])
+)
 def test_batches_equal_single_calls(arrays_, config, threads):
     frames = gpucodec.encode_batch(arrays_, config, threads=threads)
     assert [f.tobytes() for f in frames] == [gpucodec.encode(a, config).tobytes() for a in arrays_]
-    for decoded, array in zip(
-        gpucodec.decode_batch(frames, threads=threads), arrays_, strict=True
-    ):
+    for decoded, array in zip(gpucodec.decode_batch(frames, threads=threads), arrays_, strict=True):
         assert same(decoded, array)
 
 
@@ -153,7 +152,9 @@ def test_input_is_not_changed_and_may_be_read_only():
     assert array.tobytes() == before
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda b: python_array.array("B", b)])
+@pytest.mark.parametrize(
+    "kind", [bytes, bytearray, memoryview, lambda b: python_array.array("B", b)]
+)
 def test_buffers_are_arrays_of_their_format(kind):
     data = sample("uint8", 1000, "skewed")
     decoded = gpucodec.decode(gpucodec.encode(kind(data.tobytes())))
@@ -172,7 +173,7 @@ def test_frames_may_be_any_buffer_at_any_address():
 
 
 OUT = {
-    "same array": lambda a: np.empty_like(a),
+    "same array": np.empty_like,
     "flat bytes": lambda a: np.empty(a.nbytes, np.uint8),
     "other type": lambda a: np.empty(a.nbytes // 2, np.int16),
     "bytearray": lambda a: bytearray(a.nbytes),
@@ -190,7 +191,9 @@ def test_decoding_into(kind):
     out = OUT[kind](array)
     result = gpucodec.decode(gpucodec.encode(array), out)
     assert result is out
-    filled = np.ascontiguousarray(out) if isinstance(out, np.ndarray) else np.frombuffer(out, np.uint8)
+    filled = (
+        np.ascontiguousarray(out) if isinstance(out, np.ndarray) else np.frombuffer(out, np.uint8)
+    )
     assert filled.tobytes() == array.tobytes()
 
 
@@ -208,7 +211,13 @@ def test_wrong_outputs_are_refused():
     frame = gpucodec.encode(array)
     frozen = np.empty_like(array)
     frozen.flags.writeable = False
-    for out in (np.empty(99, np.float32), np.empty(101, np.float32), bytearray(0), bytes(400), frozen):
+    for out in (
+        np.empty(99, np.float32),
+        np.empty(101, np.float32),
+        bytearray(0),
+        bytes(400),
+        frozen,
+    ):
         with pytest.raises(ValueError, match="out"):
             gpucodec.decode(frame, out)
 
@@ -234,8 +243,22 @@ class TestTorch:
     torch = pytest.importorskip("torch")
 
     @pytest.mark.parametrize(
-        "name", ["bfloat16", "float16", "float32", "float64", "int8", "int64", "bool", "complex64",
-                 "float8_e4m3fn", "float8_e5m2", "uint8", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+        "name",
+        [
+            "bfloat16",
+            "float16",
+            "float32",
+            "float64",
+            "int8",
+            "int64",
+            "bool",
+            "complex64",
+            "float8_e4m3fn",
+            "float8_e5m2",
+            "uint8",
+            "float8_e4m3fnuz",
+            "float8_e5m2fnuz",
+        ],
     )
     def test_tensors_equal_arrays(self, name):
         array = sample(name, 3000, "values")
@@ -261,7 +284,9 @@ class TestTorch:
 
     def test_conjugate_and_negative_views_are_resolved(self):
         tensor = self.torch.randn(100, dtype=self.torch.complex64)
-        assert same(gpucodec.decode(gpucodec.encode(tensor.conj())), tensor.conj().resolve_conj().numpy())
+        assert same(
+            gpucodec.decode(gpucodec.encode(tensor.conj())), tensor.conj().resolve_conj().numpy()
+        )
         assert same(gpucodec.decode(gpucodec.encode(tensor.conj().imag)), -tensor.imag.numpy())
 
 

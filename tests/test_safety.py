@@ -17,8 +17,7 @@ import pytest
 from helpers import NAMES, raw_bytes, sample
 
 import gpucodec
-from gpucodec import CorruptionError, TensorConfig
-from gpucodec import frame as container
+from gpucodec import CorruptionError, TensorConfig, frame as container
 
 
 def test_eight_threads_encode_and_decode_at_once():
@@ -159,7 +158,10 @@ class TestSalvage:
         assert [b.block for b in bad_blocks] == list(bad)
         expected = np.frombuffer(self.array.tobytes(), np.uint8).copy()
         for block in bad_blocks:
-            assert (block.start, block.stop) == (1024 * block.block, min(10_000, block.start + 1024))
+            assert (block.start, block.stop) == (
+                1024 * block.block,
+                min(10_000, block.start + 1024),
+            )
             assert block.reason
             expected[block.start : block.stop] = 0
         assert array.shape == self.array.shape

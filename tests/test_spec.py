@@ -38,7 +38,9 @@ def test_hash_values_are_pinned():
 
 def test_the_type_table_of_the_document_is_the_one_in_the_code():
     text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
-    row = re.compile(r"^\| (\d+) \| (\w+)[^|]* \| (\d) \| (\d) \| ([\w+]+) \| ([\d ]+) \|$", re.M)
+    row = re.compile(
+        r"^\| (\d+) \| (\w+)[^|]* \| (\d) \| (\d) \| ([\w+]+) \| ([\d ]+) \|$", re.MULTILINE
+    )
     documented = {
         int(code): (name, int(size), int(words), transform, tuple(map(int, planes.split())))
         for code, name, size, words, transform, planes in row.findall(text)

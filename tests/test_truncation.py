@@ -7,8 +7,7 @@ import pytest
 import seeds
 
 import gpucodec
-from gpucodec import TruncatedError
-from gpucodec import frame as container
+from gpucodec import TruncatedError, frame as container
 
 
 @pytest.mark.parametrize("label", seeds.LABELS)

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from zarr.storage import MemoryStore
-from zarr_stores import FUSED, PIPELINES, CountingStore, SyncCountingStore, bits, make, random_array, using
+from zarr_stores import (
+    FUSED,
+    PIPELINES,
+    CountingStore,
+    SyncCountingStore,
+    bits,
+    make,
+    random_array,
+    using,
+)
 
 import gpucodec.frame
 from gpucodec.config import TensorConfig
@@ -96,7 +105,9 @@ def test_frames_of_other_block_sizes_than_the_metadata_say_are_read() -> None:
 def index_strategy(n: int) -> Any:
     """An integer, or a slice of any extent and step."""
     edge = st.integers(0, n)
-    slices = st.tuples(edge, edge, st.integers(1, 4)).map(lambda t: slice(min(t[:2]), max(t[:2]), t[2]))
+    slices = st.tuples(edge, edge, st.integers(1, 4)).map(
+        lambda t: slice(min(t[:2]), max(t[:2]), t[2])
+    )
     return st.one_of(st.integers(0, n - 1), slices) if n else st.just(slice(0, 0, 1))
 
 

@@ -65,7 +65,9 @@ def check_selections(array: zarr.Array[Any], data: np.ndarray[Any, Any]) -> None
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
 @pytest.mark.parametrize("shards", [None, (20, 20)])
-@pytest.mark.parametrize("dtype", [*PLAIN, *OTHERS, STRUCTURE, *ML_DTYPES, "float8_e8m0fnu"], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [*PLAIN, *OTHERS, STRUCTURE, *ML_DTYPES, "float8_e8m0fnu"], ids=str
+)
 def test_every_data_type_keeps_every_bit(dtype: Any, shards: Any, pipeline: str) -> None:
     data = random_array(dtype, (37, 41))
     if shards and data.dtype.kind == "V" and "float" not in data.dtype.name and not ZARR_3_2:
@@ -92,7 +94,9 @@ def test_pipelines_write_the_same_store_and_read_each_others(shards: Any, option
             make(stores[pipeline], data, chunks=(10, 10), shards=shards, config=options)
     expected = {key: bits(one.as_numpy_array()) for key, one in stores[BATCHED]._store_dict.items()}
     for store in stores.values():
-        assert {key: bits(one.as_numpy_array()) for key, one in store._store_dict.items()} == expected
+        assert {
+            key: bits(one.as_numpy_array()) for key, one in store._store_dict.items()
+        } == expected
         for pipeline in PIPELINES:
             with using(pipeline):
                 check_selections(zarr.open_array(store), data)
@@ -190,15 +194,20 @@ def test_threads_share_arrays() -> None:
 def test_metadata_name_the_codec_and_what_differs_from_its_defaults() -> None:
     for codec, expected in (
         (TensorCodec(), {"name": "gpucodec.tensor"}),
-        (TensorCodec(block_size=64), {"name": "gpucodec.tensor", "configuration": {"block_size": 64}}),
+        (
+            TensorCodec(block_size=64),
+            {"name": "gpucodec.tensor", "configuration": {"block_size": 64}},
+        ),
     ):
         store = MemoryStore()
         zarr.create_array(store, shape=(4,), dtype="f4", serializer=codec, compressors=None)
-        assert json.loads(bits(store._store_dict["zarr.json"].as_numpy_array()))["codecs"] == [expected]
-        assert TensorCodec.from_dict(expected) == codec == pickle.loads(pickle.dumps(codec))  # noqa: S301
+        assert json.loads(bits(store._store_dict["zarr.json"].as_numpy_array()))["codecs"] == [
+            expected
+        ]
+        assert TensorCodec.from_dict(expected) == codec == pickle.loads(pickle.dumps(codec))
     assert TensorCodec.from_dict("gpucodec.tensor") == TensorCodec()
     assert TensorCodec.from_dict({"name": "gpucodec.tensor", "configuration": {}}) == TensorCodec()
-    with pytest.raises(ValueError, match="not 'gpucodec.tensor'"):
+    with pytest.raises(ValueError, match=r"not .gpucodec\.tensor"):
         TensorCodec.from_dict({"name": "bytes"})
     with pytest.raises(ValueError, match="power of two"):
         TensorCodec(block_size=65)
@@ -208,9 +217,13 @@ def test_data_types_that_hold_pointers_are_refused_at_creation() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for dtype in ("string", "variable_length_bytes"):
-            with pytest.raises((TypeError, ValueError), match="pointers|VLen"):
+            with pytest.raises((TypeError, ValueError), match=r"pointers|VLen"):
                 zarr.create_array(
-                    MemoryStore(), shape=(4,), dtype=dtype, serializer=TensorCodec(), compressors=None
+                    MemoryStore(),
+                    shape=(4,),
+                    dtype=dtype,
+                    serializer=TensorCodec(),
+                    compressors=None,
                 )
 
 
@@ -238,6 +251,6 @@ def test_pipeline_is_what_the_configuration_names() -> None:
     with gpucodec.zarr.enable():
         array = make(MemoryStore(), np.zeros(4))
         assert type(array._async_array.codec_pipeline) is gpucodec.zarr.Pipeline
-        pipeline = pickle.loads(pickle.dumps(array._async_array.codec_pipeline))  # noqa: S301
+        pipeline = pickle.loads(pickle.dumps(array._async_array.codec_pipeline))
         assert pipeline == array._async_array.codec_pipeline
     assert zarr.config.get("codec_pipeline.path") == BATCHED

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from zarr import errors
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest, SupportsSyncStore
 from zarr.buffer.cpu import Buffer
+from zarr.core import indexing
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.common import concurrent_map
+from zarr.core.dtype import common
 from zarr.core.dtype.common import HasEndianness, HasItemSize
 from zarr.storage import StorePath
 
@@ -32,17 +34,13 @@ __all__ = [
 ]
 
 
-def _first(name: str, *modules: str) -> Any:
+def _first(name: str, *modules: Any) -> Any:
     """The name from the first of these modules that has it."""
-    found = (getattr(import_module(module), name, None) for module in modules)
-    return next(one for one in found if one is not None)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 
-DataTypeValidationError: type[Exception] = _first(
-    "DataTypeValidationError",
-    "zarr.errors",  # since 3.3
-    "zarr.core.dtype.common",
-)
+# In `errors` since 3.3; the old place warns.
+DataTypeValidationError: type[Exception] = _first("DataTypeValidationError", errors, common)
 
 _SYNC = (("get_sync", "get"), ("set_sync", "set"), ("delete_sync", "delete"))
 
@@ -74,7 +72,7 @@ def write_order(codec: Any, counts: tuple[int, ...]) -> Iterable[tuple[int, ...]
     """The order in which a sharding codec lays out the inner chunks of a shard."""
     order = getattr(codec, "subchunk_write_order", None)  # since 3.3
     places: Iterable[tuple[int, ...]] = (
-        _first("morton_order_iter", "zarr.core.indexing")(counts)
+        _first("morton_order_iter", indexing)(counts)
         if order is None
         else codec._subchunk_order_iter(counts, order)  # noqa: SLF001
     )

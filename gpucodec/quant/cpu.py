@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import threads as pool
-from .dtypes import BY_NAME
-from .kernels import quantspec as spec
+from .. import threads as pool
+from ..dtypes import BY_NAME
+from ..kernels import quantspec as spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .quantconfig import ErrorBound, QuantizeConfig
+    from .config import ErrorBound, QuantizeConfig
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -105,7 +105,7 @@ def quantize(
     threads: int | None,
 ) -> tuple[Planes, Array | None]:
     """Quantize the flat bit patterns of an array; flags of the exceptions, None without any."""
-    from .kernels.quantize import quantizer, tables
+    from ..kernels.quantize import quantizer, tables
 
     row = config.spec
     kind = BY_NAME[spec.SCALE_DTYPES[config.scale_code]].numpy
@@ -171,7 +171,7 @@ def dequantize(
     threads: int | None,
 ) -> None:
     """Fill `out`, flat and of the type `number`, with what the codes mean."""
-    from .kernels.quantize import dequantizer, tables
+    from ..kernels.quantize import dequantizer, tables
 
     row = config.spec
     assert out.size == layout.size, (out.size, layout.size)
@@ -205,7 +205,7 @@ def dequantize(
 
 def extent(source: Array, number: int, threads: int | None) -> tuple[float, float, float]:
     """Smallest, largest and largest magnitude of the finite values; 0, 0 and 0 without any."""
-    from .kernels.quantize import measurer
+    from ..kernels.quantize import measurer
 
     kernel = measurer(number)
     step = RUN_BYTES // source.itemsize

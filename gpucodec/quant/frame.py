@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import frame as frames
-from .dtypes import BY_CODE, DType
-from .errors import CorruptionError, LimitError, TruncatedError, UnsupportedError
-from .kernels import quantspec as spec
-from .kernels.spec import ALIGNMENT, HASH_OFFSET, HEADER_BYTES
-from .quantconfig import ErrorBound, QuantizeConfig
-from .quantcpu import layout_of
-from .quantize import is_float, shape_of
+from .. import frame as frames
+from ..dtypes import BY_CODE, DType
+from ..errors import CorruptionError, LimitError, TruncatedError, UnsupportedError
+from ..kernels import quantspec as spec
+from ..kernels.spec import ALIGNMENT, HASH_OFFSET, HEADER_BYTES
+from .config import ErrorBound, QuantizeConfig
+from .cpu import layout_of
+from .tensor import is_float, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .buffers import Bytes
+    from ..buffers import Bytes
 
 _HEADER = struct.Struct(spec.HEADER_FORMAT)
 _PART = struct.Struct("<QQ")

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from .errors import UnsupportedError
+from ..errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from .quantconfig import QuantizeConfig
+    from .config import QuantizeConfig
 
 SIGNED_KINDS: Final = ("param", "master_weight", "grad", "exp_avg")
 SECOND_MOMENTS: Final = ("exp_avg_sq", "max_exp_avg_sq")
@@ -71,8 +71,6 @@ def _second_moment(config: QuantizeConfig) -> str:
             "it rounds values far below their block's largest one to zero; the optimizer divides "
             f"by their square root. Use {' or '.join(RELATIVE_FORMATS)}, or an ErrorBound(rel=...)"
         )
-    if config.scale_type == "e8m0" and config.scaling_mode == "floor":
-        return "scaling_mode floor lets a block's largest value saturate. Use rceil"
     return ""
 
 
@@ -80,7 +78,5 @@ def _signed(kind: str, config: QuantizeConfig) -> str:
     if config.format == "log8":
         return "it is for values from 0 up; every negative one would be an exception"
     if kind in {"exp_avg", "grad"} and config.scale_type == "f16":
-        return (
-            "its blocks' scales go below 6e-8, which float16 cannot hold. Use f32, bf16 or e8m0"
-        )
+        return "its blocks' scales go below 6e-8, which float16 cannot hold. Use f32, bf16 or e8m0"
     return ""

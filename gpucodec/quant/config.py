@@ -7,12 +7,12 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from .kernels import quantspec as spec
+from ..kernels import quantspec as spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .kernels.quantspec import QuantSpec
+    from ..kernels.quantspec import QuantSpec
 
 Rounding = Literal["nearest", "stochastic"]
 MIN_BLOCK = 1 << spec.MIN_BLOCK_LOG

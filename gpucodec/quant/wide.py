@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import quantcpu as engine
-from .kernels import quantspec as spec
+from ..kernels import quantspec as spec
+from . import cpu as engine
 
 if TYPE_CHECKING:
-    from .quantconfig import ErrorBound, QuantizeConfig
-    from .quantcpu import Array, Layout, Planes
+    from .config import ErrorBound, QuantizeConfig
+    from .cpu import Array, Layout, Planes
 
 _FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 

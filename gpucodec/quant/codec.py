@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import buffers, codec, frame as frames, quantframe
-from .dtypes import BY_NAME
-from .errors import CorruptionError
-from .kernels import quantspec as spec
-from .quantize import Quantized, dequantize as dequantize_quantized, quantize
+from .. import buffers, codec, frame as frames
+from ..dtypes import BY_NAME
+from ..errors import CorruptionError
+from ..kernels import quantspec as spec
+from . import frame as quantframe
+from .tensor import Quantized, dequantize as dequantize_quantized, quantize
 
 if TYPE_CHECKING:
-    from .buffers import Bytes
-    from .codec import FrameInfo
-    from .quantconfig import QuantizeConfig
-    from .quantframe import Header, Part
+    from ..buffers import Bytes
+    from ..codec import FrameInfo
+    from .config import QuantizeConfig
+    from .frame import Header, Part
 
 
 @dataclass(frozen=True)

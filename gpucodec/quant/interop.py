@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import UnsupportedError
-from .kernels import quantspec as spec
+from ..errors import UnsupportedError
+from ..kernels import quantspec as spec
 
 if TYPE_CHECKING:
-    from .quantcpu import Array
-    from .quantize import Quantized
+    from .cpu import Array
+    from .tensor import Quantized
 
 _TORCHAO_FP6 = {"mxfp6_e2m3": "fp6_e2m3", "mxfp6_e3m2": "fp6_e3m2"}
 _GGUF_BLOCK = 32
@@ -127,9 +127,7 @@ def to_bitsandbytes(quantized: Quantized, *, exceptions: str = "raise") -> Any:
     if config.format == "dynamic8":
         return codes.reshape(quantized.shape), QuantState(code=create_dynamic_map(), **common)
     code = get_4bit_type("nf4", device="cpu")
-    state = QuantState(
-        code=code, shape=torch.Size(quantized.shape), quant_type="nf4", **common
-    )
+    state = QuantState(code=code, shape=torch.Size(quantized.shape), quant_type="nf4", **common)
     return codes.reshape(-1, 1), state
 
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import buffers, quantcpu as engine, quantwide as wide
-from .dtypes import BY_NAME, DType
-from .errors import UnsupportedError
-from .kernels import quantspec as spec
+from .. import buffers
+from ..dtypes import BY_NAME, DType
+from ..errors import UnsupportedError
+from ..kernels import quantspec as spec
+from . import cpu as engine, wide
 
 if TYPE_CHECKING:
-    from .quantconfig import QuantizeConfig
-    from .quantcpu import Array
+    from .config import QuantizeConfig
+    from .cpu import Array
 
 NATIVE = ("float32", "bfloat16", "float16")  # in the order of the kernels' numbers
 
@@ -81,19 +82,19 @@ class Quantized:
         return dequantize(self, out, dtype, threads=threads)
 
     def to_torchao(self, *, exceptions: str = "raise") -> Any:
-        """See `gpucodec.interop.to_torchao`."""
+        """See `gpucodec.quant.interop.to_torchao`."""
         from . import interop
 
         return interop.to_torchao(self, exceptions=exceptions)
 
     def to_bitsandbytes(self, *, exceptions: str = "raise") -> Any:
-        """See `gpucodec.interop.to_bitsandbytes`."""
+        """See `gpucodec.quant.interop.to_bitsandbytes`."""
         from . import interop
 
         return interop.to_bitsandbytes(self, exceptions=exceptions)
 
     def to_gguf(self, *, exceptions: str = "raise") -> Any:
-        """See `gpucodec.interop.to_gguf`."""
+        """See `gpucodec.quant.interop.to_gguf`."""
         from . import interop
 
         return interop.to_gguf(self, exceptions=exceptions)
