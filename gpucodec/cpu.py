@@ -157,8 +157,7 @@ def encode(
     most = max_encoded_bytes(dtype, shape, block_log)
     if end >= most:  # nothing gained: store the words as they are
         start = stored_start(dtype, shape, block_log)
-        out[start : start + words.size] = words
-        out[start + words.size : most] = 0
+        out[start:most] = words
         end, entries = most, entries[:, :0]
     write_table(out, dtype, shape, block_log, end, hashes, entries)
     out.resize(end, refcheck=False)

@@ -49,7 +49,7 @@ def _raw_plane_bytes(n_symbols: int, bits: int) -> int:
 
 def max_encoded_bytes(dtype: DType, shape: tuple[int, ...], block_log: int) -> int:
     """The most that a frame can take: all words stored as they are."""
-    return stored_start(dtype, shape, block_log) + _align(prod(shape) * dtype.itemsize)
+    return stored_start(dtype, shape, block_log) + prod(shape) * dtype.itemsize
 
 
 def max_payload_bytes(dtype: DType, n_words: int, block_log: int) -> int:
@@ -244,7 +244,7 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
     else:
         coder = spec.RAW
         offsets[:-1] = end + np.arange(n_blocks) * (dtype.spec.word_bytes << block_log)
-        offsets[-1] = end + _align(decoded)
+        offsets[-1] = end + decoded
     if coder >= len(spec.CODER_NAMES):
         message = f"frame uses coder {coder}, this gpucodec knows 0 to {len(spec.CODER_NAMES) - 1}"
         raise UnsupportedError(message)

@@ -135,9 +135,7 @@ def parse(
             entered += U(STRIDE)
         here = index & U(RING - 1)
         ahead, length, source = best_in_window(text, p, ring + (here << U(3)), repeat, word_log, least)
-        if length == U(0):
-            p += word * U(3)
-            continue
+        none = length == U(0)
         p += ahead << word_log
         length &= whole
         if usable32(text + p, text + source, depths + source, limit) < length:
@@ -166,13 +164,12 @@ def parse(
         runs[n_sequences] = (p - start) >> word_log
         lengths[n_sequences] = length >> word_log
         distances[n_sequences] = (p - source) >> word_log
-        n_sequences += U(1)
-        n_literals += p - start
-        if source != p:
-            repeat = p - source
-            _deepen(depths, p, source, length)
-        p += length
-        start = p
+        n_sequences += U(1) - U(none)
+        n_literals += U(0) if none else p - start
+        repeat = repeat if none else p - source
+        _deepen(depths, p, source, length)
+        p += (word * U(3)) if none else length
+        start = start if none else p
     done = U(0)
     while done < n_bytes - start:
         copy32(literals + n_literals + done, text + start + done)

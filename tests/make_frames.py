@@ -221,7 +221,7 @@ def build(
             entries += struct.pack("<I", coder << 24 | argument)
             payloads += payload + bytes(-len(payload) % 16)
     if choose is None:
-        payloads = data + bytes(-len(data) % 16)
+        payloads = data
     table = struct.pack(f"<{len(shape)}Q", *shape) + hashes + entries
     table += bytes(-(40 + len(table)) % 16)
     total = 40 + len(table) + len(payloads)

@@ -164,8 +164,7 @@ def read_layout(frame: bytes) -> Layout:
         entries.append(row)
         payloads.append(places)
     if flags:
-        at += align16(decoded_bytes)
-        must(not any(frame[first_payload + decoded_bytes :]), "padding of the payload")
+        at += decoded_bytes
     must(at == len(frame), "payload sizes disagree with encoded_bytes")
     return Layout(
         *(kind, shape, block_words, n_words, hashes, entries, payloads, first_payload, flags == 1)
