@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     measure.pin()
+    measure.keep_freed_memory()
     corpus = open_corpus(options.size)
     figures = {}
     for kind in options.kinds or corpus.kinds():

@@ -171,7 +171,7 @@ def machine_line(figures: dict[str, Any]) -> str:
     losses = figures["training"]["losses"]
     return (
         f"{m['date']}, {m['cpu']}, {m['cores']} cores, {m['system']}, Python {m['python']}, "
-        f"load {m['load']}. The small GPT's loss fell from {losses[0]:.2f} to {losses[-1]:.2f}.\n"
+        f"load {m['load']}, new memory {m['fresh_memory_gbs']} GB/s. The small GPT's loss fell from {losses[0]:.2f} to {losses[-1]:.2f}.\n"
     )
 
 

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--elements", type=int)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
+    measure.keep_freed_memory()
     array = open_corpus(options.size).flat(options.kind)[: options.elements]
     frame = gpucodec.encode(array)
     out = np.zeros_like(array)

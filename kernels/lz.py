@@ -45,6 +45,7 @@ FILL_CODE, REPEAT_CODE, DISTANCE_CODE = 0, 1, 2
 EXTRA_BYTES = 5  # at most 13 bits for each of a sequence's three numbers
 N_STREAMS = MAX_WORD_BYTES + 3
 SYMBOL_ROOM = 128
+FILL_SHARE = 8  # look for runs of a fill that is an eighth of the sample
 U = np.uint64
 
 
@@ -63,6 +64,7 @@ class Scratch(NamedTuple):
     starts: NDArray[np.uint32]
     depths: NDArray[np.uint8]
     hashes: NDArray[np.uint16]
+    heads: NDArray[np.uint64]
     slots: NDArray[np.uint64]
     sequences: NDArray[np.uint16]  # [3, MAX_WORDS]: runs, lengths, distances
     counts: NDArray[np.uint32]  # [4, 256]
@@ -86,8 +88,9 @@ def scratch(block_bytes: int) -> Scratch:
         np.empty(256, np.uint32),
         np.empty(256, np.uint32),
         np.empty(room, np.uint8),
-        np.empty(MAX_WORDS + SLACK, np.uint16),
+        np.empty(MAX_WORDS + lz_match.CHUNK + SLACK, np.uint16),
         np.empty(1 << lz_match.HASH_BITS, np.uint64),
+        np.empty(lz_match.CHUNK + lz_match.AHEAD, np.uint64),
         np.empty((3, MAX_WORDS), np.uint16),
         np.empty((4, 256), np.uint32),
         np.empty((N_STREAMS, 256), np.uint32),
@@ -129,20 +132,26 @@ def _word_at(address, word_log):
 
 @kernel
 def _fill_of(text, n, word_log):
-    """The word that is more than half of 64 samples, otherwise 0."""
-    step = max(U(1), n >> U(6))
+    """(fill, whether it pays to look for it), from 64 words spread over the block.
+
+    The fill is the word that more than half of them are, otherwise 0.
+    """
+    n_samples = min(U(64), n)
+    step = n // n_samples
     candidate, votes = U(0), np.int64(0)
-    for round_ in range(2):
-        for i in range(min(U(64), n)):
-            same = _word_at(text + ((i * step) << word_log), word_log) == candidate
-            if round_ == 0 and votes == 0:
-                candidate = _word_at(text + ((i * step) << word_log), word_log)
-                votes = 1
-            else:
-                votes += 1 if same else -1
-        if round_ == 0:
-            votes = 0
-    return candidate if votes > 0 else U(0)
+    for i in range(n_samples):
+        word = _word_at(text + ((i * step) << word_log), word_log)
+        if votes == 0:
+            candidate = word
+        votes += 1 if word == candidate else -1
+    n_candidate, n_zeros = U(0), U(0)
+    for i in range(n_samples):
+        word = _word_at(text + ((i * step) << word_log), word_log)
+        n_candidate += U(word == candidate)
+        n_zeros += U(word == U(0))
+    if n_candidate + n_candidate > n_samples:
+        return candidate, True
+    return U(0), n_zeros * U(FILL_SHARE) >= n_samples
 
 
 @kernel
@@ -230,7 +239,7 @@ def encode_block(raw, word_bytes, level, out, limit, scratch):
         scratch.text[i] = 0
     for i in range(U(n_bytes + SLACK)):
         scratch.depths[i] = 0
-    fill = _fill_of(text, U(n), word_log)
+    fill, filling = _fill_of(text, U(n), word_log)
     lz_match.hash_words(text, word_log, U(n), U(scratch.hashes.ctypes.data))
     sequences, literals_end = lz_match.parse(
         text,
@@ -238,7 +247,9 @@ def encode_block(raw, word_bytes, level, out, limit, scratch):
         word_log,
         level,
         _repeated(fill, word_log),
+        filling,
         scratch.hashes,
+        scratch.heads,
         scratch.slots,
         U(scratch.depths.ctypes.data),
         scratch.sequences[0],

@@ -36,6 +36,7 @@ from .lz_ops import (
     deepen32,
     deepest32,
     lowest_bit,
+    WINDOW,
     mark32,
     unlike32,
     usable32,
@@ -45,10 +46,8 @@ HASH_BITS = 14
 HASH_BYTES = (5, 6, 8, 16)  # by log2 of the word size
 FILL_LEAST = (4, 4, 4, 8)
 MAX_DEPTH = 32
-TILE = 16
-STRIDE = 256  # words looked up at a time
-RING = 1024
-WORD_STARTS = (0xFFFFFFFF, 0x55555555, 0x11111111, 0x01010101)
+CHUNK = 1024  # words looked up at a time
+AHEAD = 8
 MULTIPLIERS = (0x9E37 | 1, 0x85EB, 0xC2B3, 0x27D5, 0x1657, 0x6CBD, 0xB491, 0x58F3)
 
 hash_rows_1, hash_rows_2, hash_rows_4, hash_rows_8 = (
@@ -94,55 +93,74 @@ def _deepen(depths, at, source, length):
 
 
 @kernel
-def _enter(hashes, table, slots, entered):
-    """Look up and enter the next STRIDE words."""
-    for group in range(entered, entered + U(STRIDE), U(32)):
-        for i in range(group, group + U(32)):
-            h = U(hashes[i])
-            slot = table[h]
-            slots[i & U(RING - 1)] = slot
-            table[h] = slot << U(16) | i
+def _enter(hashes, first, table, slots):
+    """Look up and enter the words from `first` on, for `slots[AHEAD:]`.
+
+    The last AHEAD of before are the first now, so that a window may reach behind the chunk.
+    """
+    for i in range(U(AHEAD)):
+        slots[i] = slots[U(CHUNK) + i]
+    for i in range(U(CHUNK)):
+        h = U(hashes[first + i])
+        slot = table[h]
+        slots[U(AHEAD) + i] = slot
+        table[h] = slot << U(16) | (first + i)
 
 
 @kernel
 def parse(
-    text, n_bytes, word_log, level, fill, hashes, table, slots, depths, runs, lengths, distances, literals
+    text, n_bytes, word_log, level, fill, filling, hashes, table, slots, depths, runs, lengths, distances, literals
 ):
     """Cut the block at address `text` into literals and matches; (sequences, literal bytes)."""
     word = U(1) << word_log
     whole = U(0) - word
     least = U(HASH_BYTES[word_log])
     fill_least = U(FILL_LEAST[word_log])
-    word_starts = U(WORD_STARTS[word_log])
+    next_word = ((U(1) << word) - U(1)) << word
     longest = U(65535) << word_log
     limit = U(MAX_DEPTH)
-    ring = U(slots.ctypes.data)
     for i in range(U(table.size)):
         table[i] = U(0)
-    has_fill = level > 1
+    step = word if filling else word * U(WINDOW)
     n_sequences = U(0)
     n_literals = U(0)
     start = U(0)  # of the literals not yet copied
     repeat = word
     entered = U(0)  # the table holds the words before this one
-    p = word
-    last = n_bytes - least if n_bytes >= least else U(0)
-    while p <= last:
+    base = U(0)  # address of word 0's slot, were it there
+    p = U(0)
+    margin = max(least, word * U(WINDOW))
+    while p + margin <= n_bytes:
+        length = U(0)
         source = p
-        index = p >> word_log
-        while entered < index + U(8):
-            _enter(hashes, table, slots, entered)
-            entered += U(STRIDE)
-        here = index & U(RING - 1)
-        ahead, length, source = best_in_window(text, p, ring + (here << U(3)), repeat, word_log, least)
-        none = length == U(0)
-        p += ahead << word_log
-        length &= whole
-        if usable32(text + p, text + source, depths + source, limit) < length:
-            length = usable32(text + p, text + source, depths + source, limit) & whole
-            if length < least and (length < least - word or p - source != repeat):
+        if filling:
+            unlike = unlike32(text + p, fill) | U(1 << 32)
+            length = lowest_bit(unlike) & whole
+            if length < fill_least and (length > U(0) or (unlike & next_word) == U(0)):
+                p += max(length, word)
+                continue
+        if length == U(0):
+            if p == U(0):
                 p += word
                 continue
+            index = p >> word_log
+            while entered < index + U(AHEAD):
+                _enter(hashes, entered, table, slots)
+                base = U(slots.ctypes.data) + (U(AHEAD) << U(3)) - (entered << U(3))
+                entered += U(CHUNK)
+            here = base + (index << U(3))
+            ahead, length, source = best_in_window(text, p, here, repeat, word_log)
+            at = p + (ahead << word_log)
+            if length < least and (length < least - word or at - source != repeat):
+                p += step
+                continue
+            p = at
+            length &= whole
+            if usable32(text + p, text + source, depths + source, limit) < length:
+                length = usable32(text + p, text + source, depths + source, limit) & whole
+                if length < least and (length < least - word or p - source != repeat):
+                    p += word
+                    continue
 
         room = min(n_bytes - p, longest)
         if length >= U(32):
@@ -164,12 +182,13 @@ def parse(
         runs[n_sequences] = (p - start) >> word_log
         lengths[n_sequences] = length >> word_log
         distances[n_sequences] = (p - source) >> word_log
-        n_sequences += U(1) - U(none)
-        n_literals += U(0) if none else p - start
-        repeat = repeat if none else p - source
-        _deepen(depths, p, source, length)
-        p += (word * U(3)) if none else length
-        start = start if none else p
+        n_sequences += U(1)
+        n_literals += p - start
+        if source != p:
+            repeat = p - source
+            _deepen(depths, p, source, length)
+        p += length
+        start = p
     done = U(0)
     while done < n_bytes - start:
         copy32(literals + n_literals + done, text + start + done)

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from .vector import I64, constant, load, loop, splat, store, vector
 
 STEP = 32
-SLACK = 2 * STEP
+SLACK = 16 * STEP
 BYTES = vector(STEP, 8)
 
 
@@ -164,68 +164,49 @@ def lowest_bit(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
     return types.uint64(value), generate
 
 
-WAYS = (4, 4, 4)
+WAYS = 4
 WINDOW = 3
 
 
 @intrinsic
 def best_in_window(  # type: ignore[no-untyped-def]
-    typing_context, text, at, slots, repeat, word_log, least  # noqa: ARG001
+    typing_context, text, at, slots, repeat, word_log  # noqa: ARG001
 ):
-    """The match to take in the WINDOW words from offset `at` on: (word, length, source).
+    """The longest match in the WINDOW words from offset `at` on: (word, length, source).
 
-    `slots` is the address of these words' candidates, WAYS u16 each, the nearest lowest. The
-    length, counted up to 32 bytes, is 0 if there is no match.
+    `slots` is the address of these words' candidates, WAYS positions of 16 bits, the nearest first.
+    Lengths are counted up to 32 bytes. Of equals wins the first word, of that the repeated
+    distance, then the nearest.
     """
 
     def generate(context: Any, b: Any, signature: Any, a: Any) -> Any:
-        text, at, slots, repeat, word_log, least = a
-        word = b.shl(constant(I64, 1), word_log)
-        zero = constant(I64, 0)
+        text, at, slots, repeat, word_log = a
+        short = ir.IntType(16)
 
         def longer(x: Any, y: Any) -> Any:
-            """The longer of two matches (length, source, ...), `x` if equal."""
             wins = b.icmp_unsigned(">", y[0], x[0])
             return tuple(b.select(wins, j, i) for i, j in zip(x, y, strict=True))
 
-        def alike(here: Any, source: Any) -> Any:
+        def match(here: Any, source: Any) -> Any:
             there = load(b, b.add(text, source), BYTES)
-            return b.bitcast(b.icmp_unsigned("!=", here, there), ir.IntType(STEP))
-
-        def length_of(unlike: Any) -> Any:
-            arguments = [unlike, ir.Constant(ir.IntType(1), 0)]
-            return b.zext(_call(b, "llvm.cttz.i32", ir.IntType(32), arguments), I64)
-
-        def enough(length: Any, least: Any) -> Any:
-            return b.select(b.icmp_unsigned(">=", length, least), length, zero)
+            return _first(b, b.icmp_unsigned("!=", here, there)), source
 
         best: Any = None
-        repeated = None
         for i in range(WINDOW):
-            ahead = b.shl(constant(I64, i), word_log)
-            where = b.add(at, ahead)
+            where = b.add(at, b.shl(constant(I64, i), word_log))
             here = load(b, b.add(text, where), BYTES)
-            slot = load(b, b.add(slots, constant(I64, 8 * i)), I64)
-            found = []
-            for way in range(WAYS[i]):
-                index = b.and_(b.lshr(slot, constant(I64, 16 * way)), constant(I64, 0xFFFF))
-                source = b.shl(index, word_log)
-                found.append((length_of(alike(here, source)), source))
-            length, source = found[0]
-            for other in found[1:]:
-                length, source = longer((length, source), other)
-            if repeated is None:
-                repeated = alike(here, b.sub(at, repeat))
-            again = length_of(b.lshr(repeated, b.trunc(ahead, ir.IntType(32))))
-            match = longer(
-                (enough(again, b.sub(least, word)), b.sub(where, repeat)),
-                (enough(length, least), source),
-            )
-            match = (*match, constant(I64, i))
-            best = match if best is None else longer(best, match)
+            found = [match(here, b.sub(where, repeat))]
+            for way in range(WAYS):
+                index = load(b, b.add(slots, constant(I64, 2 * (WAYS * i + way))), short)
+                found.append(match(here, b.shl(b.zext(index, I64), word_log)))
+            while len(found) > 1:  # a tree: the shortest chain of dependent selects
+                pairs = zip(found[::2], found[1::2], strict=False)
+                found = [longer(x, y) for x, y in pairs] + found[len(found) & ~1 :]
+            match_here = (*found[0], constant(I64, i))
+            best = match_here if best is None else longer(best, match_here)
         return context.make_tuple(b, signature.return_type, [best[2], best[0], best[1]])
 
-    arguments = (text, at, slots, repeat, word_log, least)
+    arguments = (text, at, slots, repeat, word_log)
     return types.UniTuple(types.uint64, 3)(*arguments), generate
 
 

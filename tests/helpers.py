@@ -33,6 +33,14 @@ def raw_bytes(array: np.ndarray) -> bytes:
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
+def same(decoded: np.ndarray, array: np.ndarray) -> bool:
+    """Whether shape, native type and every bit agree."""
+    native = array.dtype.newbyteorder("=")
+    return (decoded.dtype, decoded.shape) == (native, array.shape) and raw_bytes(
+        decoded
+    ) == raw_bytes(array)
+
+
 def sha256(data: bytes | np.ndarray) -> str:
     if isinstance(data, np.ndarray):
         data = np.ascontiguousarray(data).reshape(-1).view(np.uint8)

@@ -6,6 +6,7 @@ Nothing of gpucodec is imported except the table of constants that the document 
 
 from __future__ import annotations
 
+import math
 import struct
 
 import ml_dtypes
@@ -346,13 +347,15 @@ def decode_container(raw, decode_frame):
         order.append(order.pop(axis - 1))
     moved = tuple(shape[i] for i in order) or (1,)
     row = moved[-1]
-    codes = parts[0].reshape(-1, parts[0].shape[-1])
+    lead = math.prod(moved[:-1])
+    codes = parts[0].reshape(lead, -(-row * n_bits // 8))
     if n_bits == 4:
         halves = (codes & 15, codes >> 4)
         pairs = np.stack(halves[::-1] if name == "nf4" else halves, axis=-1)
-        assert not pairs.reshape(len(codes), -1)[:, row:].any()
-        codes = pairs.reshape(len(codes), -1)[:, :row]
-    scales = parts[1].reshape(len(codes), -1)
+        pairs = pairs.reshape(lead, 2 * codes.shape[1])
+        assert not pairs[:, row:].any()
+        codes = pairs[:, :row]
+    scales = parts[1].reshape(lead, -(-row // block))
     two = name in {"int4_asym", "log8"}
     offsets = parts[2].reshape(scales.shape) if two else np.zeros(scales.shape, F)
     if kind in {"e8m0", "e4m3"}:

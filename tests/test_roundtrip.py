@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import spec_decoder
-from helpers import CONTENTS, NAMES, numpy_dtype, raw_bytes, sample
+from helpers import CONTENTS, NAMES, numpy_dtype, raw_bytes, same, sample
 from hypothesis import given, strategies as st
 
 import gpucodec
@@ -18,13 +18,6 @@ from gpucodec import TensorConfig
 BLOCK_SIZES = (None, *(1 << log for log in range(6, 17)))
 configs = st.sampled_from([TensorConfig(block_size=size) for size in BLOCK_SIZES])
 shapes = st.lists(st.integers(0, 40), max_size=5).filter(lambda s: math.prod(s) <= 20_000)
-
-
-def same(decoded: np.ndarray, array: np.ndarray) -> bool:
-    native = array.dtype.newbyteorder("=")
-    return (decoded.dtype, decoded.shape) == (native, array.shape) and raw_bytes(
-        decoded
-    ) == raw_bytes(array)
 
 
 @st.composite
@@ -235,59 +228,6 @@ def test_types_without_a_place_in_the_format_are_refused():
             gpucodec.encode(array)
     with pytest.raises(TypeError):
         gpucodec.encode(3.5)
-
-
-class TestTorch:
-    """Tensors go by view, without NumPy's help where NumPy lacks the type."""
-
-    torch = pytest.importorskip("torch")
-
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "bfloat16",
-            "float16",
-            "float32",
-            "float64",
-            "int8",
-            "int64",
-            "bool",
-            "complex64",
-            "float8_e4m3fn",
-            "float8_e5m2",
-            "uint8",
-            "float8_e4m3fnuz",
-            "float8_e5m2fnuz",
-        ],
-    )
-    def test_tensors_equal_arrays(self, name):
-        array = sample(name, 3000, "values")
-        tensor = self.torch.from_numpy(array.view(np.uint8).copy())
-        tensor = tensor.view(getattr(self.torch, name)).reshape(30, 100)
-        frame = gpucodec.encode(tensor)
-        assert frame.tobytes() == gpucodec.encode(array.reshape(30, 100)).tobytes()
-        out = self.torch.zeros_like(tensor)
-        assert gpucodec.decode(frame, out) is out
-        assert self.torch.equal(out.view(self.torch.uint8), tensor.view(self.torch.uint8))
-        strided = tensor.t()
-        assert same(gpucodec.decode(gpucodec.encode(strided)), array.reshape(30, 100).T)
-
-    def test_tensors_with_gradients_and_of_no_dimension(self):
-        tensor = self.torch.ones((), requires_grad=True)
-        assert same(gpucodec.decode(gpucodec.encode(tensor)), np.ones((), np.float32))
-        parameter = self.torch.nn.Parameter(self.torch.randn(7, 9))
-        array = parameter.detach().numpy()
-        assert same(gpucodec.decode(gpucodec.encode(parameter)), array)
-        out = self.torch.zeros(9, 7).t()
-        gpucodec.decode(gpucodec.encode(parameter), out)
-        np.testing.assert_array_equal(out.numpy(), array)
-
-    def test_conjugate_and_negative_views_are_resolved(self):
-        tensor = self.torch.randn(100, dtype=self.torch.complex64)
-        assert same(
-            gpucodec.decode(gpucodec.encode(tensor.conj())), tensor.conj().resolve_conj().numpy()
-        )
-        assert same(gpucodec.decode(gpucodec.encode(tensor.conj().imag)), -tensor.imag.numpy())
 
 
 def test_dlpack_input():
