@@ -70,7 +70,8 @@ def gpucodec(_array: Array) -> Iterator[Codec]:
 def gpucodec_into(array: Array) -> Iterator[Codec]:
     import gpucodec
 
-    out = np.zeros_like(array)
+    out = np.empty_like(array)  # for which NumPy asks for huge pages, as for any large result
+    out.view(np.uint8).fill(0)  # and here they are
     yield Codec(
         OURS_INTO,
         gpucodec.__version__,

@@ -14,9 +14,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import SOURCES, entry_point, kernel
+from .jit import SOURCES, entry_point, subkernel
 from .spec import HASH_MIN_BYTES, HASH_STRIPE
-from .vector import I64, constant, load, loop, store, vector
+from .vector import I64, constant, copy_bytes, load, loop, store, vector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def _accumulate(
     return signature, generate
 
 
-@kernel
+@subkernel
 def _high_product(a: int, b: int) -> int:
     """High 64 bits of the 128-bit product."""
     mask = np.uint64(0xFFFFFFFF)
@@ -102,26 +102,25 @@ def _high_product(a: int, b: int) -> int:
     return a_high * b_high + (middle >> half) + (cross >> half)
 
 
-@kernel
-def xxh3(raw: NDArray[np.uint8]) -> int:
-    """XXH3-64 of `raw` (uint8, contiguous), padded with zeros as the format says."""
-    n_raw = raw.size
+@subkernel
+def xxh3(source: int, n_raw: int) -> int:
+    """XXH3-64 of `n_raw` bytes at address `source`, padded with zeros as the format says."""
     n = max(HASH_MIN_BYTES, (n_raw + HASH_STRIPE - 1) // HASH_STRIPE * HASH_STRIPE)
     state = np.empty(8 + BLOCK // 8, np.uint64)  # accumulators; the last block, padded
     for i in range(8):
         state[i] = START[i]
     acc = np.uint64(state.ctypes.data)
     secret = np.uint64(SECRET.ctypes.data)
-    source = np.uint64(raw.ctypes.data)
     n_blocks = (n - 1) // BLOCK
     for block in range(n_blocks + 1):
         at = block * BLOCK
         where = source + np.uint64(at)
         if at + BLOCK > n_raw:
-            tail = state.view(np.uint8)
-            for i in range(BLOCK):
-                tail[64 + i] = raw[at + i] if at + i < n_raw else np.uint8(0)
-            where = acc + np.uint64(64)
+            for i in range(8, state.size):
+                state[i] = 0
+            tail = acc + np.uint64(64)
+            copy_bytes(tail, where, np.uint64(max(0, n_raw - at)))
+            where = tail
         if block < n_blocks:
             _accumulate(where, np.uint64(STRIPES), secret, acc)
             for i in range(8):
@@ -145,7 +144,7 @@ def _entry_point(sources: str) -> Any:
     def hash_bytes(raw: NDArray[np.uint8]) -> int:
         """`xxh3` for callers in Python."""
         assert sources
-        return xxh3(raw)
+        return xxh3(np.uint64(raw.ctypes.data), raw.size)
 
     return hash_bytes
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from . import rans
-from .jit import kernel
+from .jit import inlined, subkernel
 from .planes import pack_bits
 from .spec import (
     CONSTANT,
@@ -86,7 +86,7 @@ def _log2_table() -> NDArray[np.uint16]:
 LOG2 = _log2_table()
 
 
-@kernel
+@subkernel
 def log2_fixed(x: int) -> int:
     """log2 of 1 <= x < 2^32 with LOG2_BITS bits of fraction."""
     k = 0
@@ -101,13 +101,15 @@ def log2_fixed(x: int) -> int:
     return (k << LOG2_BITS) + low + ((high - low) * rest >> below)
 
 
-@kernel
+@subkernel
 def _histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
     """Count the rows 0, stride, 2 stride, ... into `counts[0]`; how many symbols these are.
 
     Four tables, as a symbol that follows its equal would wait for the other's sum to be stored.
     """
-    counts[:] = 0
+    for table in range(4):
+        for s in range(256):
+            counts[table, s] = 0
     eights = symbols[: n_rows * ROW].view(np.uint64)
     byte = np.uint64(255)
     n_counted = 0
@@ -128,18 +130,18 @@ def _histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
     return n_counted
 
 
-@kernel
+@inlined
 def _promising(counts, n_counted, bits):  # type: ignore[no-untyped-def]
     """Whether the entropy of the probe is far enough below `bits`."""
     total = n_counted * log2_fixed(n_counted)
     for s in range(256):
         if counts[0, s] != 0:
-            total -= np.int64(counts[0, s]) * log2_fixed(counts[0, s])
+            total -= np.int64(counts[0, s]) * log2_fixed(np.int64(counts[0, s]))
     raw = n_counted * bits << LOG2_BITS
     return total <= raw - (raw >> PROBE_MIN_GAIN_LOG)
 
 
-@kernel
+@subkernel
 def normalise(counts, symbols, n_symbols, n_kept, bits, frequencies):  # type: ignore[no-untyped-def]
     """Frequencies that sum to 2^bits, in proportion to the counts of `symbols[:n_symbols]`.
 
@@ -176,7 +178,7 @@ def normalise(counts, symbols, n_symbols, n_kept, bits, frequencies):  # type: i
         total += step
 
 
-@kernel
+@subkernel
 def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ignore[no-untyped-def]
     """The table of one coder and its estimate: (symbols in the table, payload bytes).
 
@@ -193,7 +195,7 @@ def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ign
             n_symbols += np.int64(counts[s] >= least)
         if n_symbols > RANS8_MAX_SYMBOLS:
             least *= 2
-    n_symbols, n_kept = 0, 0
+    n_symbols, n_kept = np.int64(0), np.int64(0)
     for s in range(256):
         if counts[s] >= least:
             symbols[n_symbols] = s
@@ -206,17 +208,17 @@ def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ign
     for i in range(n_symbols):
         most = max(most, np.int64(frequencies[i]))
     one = np.int64(1) << LOG2_BITS
-    patch = 8 * PATCH_BYTES * one + bits * one - log2_fixed(most)
+    patch = 8 * PATCH_BYTES * one + bits * one - log2_fixed(np.int64(most))
     total = (n_counted - n_kept) * patch
     for i in range(n_symbols):
         c = np.int64(counts[symbols[i]])
-        total += c * (bits * one - log2_fixed(frequencies[i]))
+        total += c * (bits * one - log2_fixed(np.int64(frequencies[i])))
     size = (total * n_coded // n_counted) >> (LOG2_BITS + 3)
     size += RANS_HEADER_BYTES + RANS_STATES_BYTES + rans.table_bytes(coder, n_symbols)
     return n_symbols, size
 
 
-@kernel
+@inlined
 def _is_constant(symbols, n):  # type: ignore[no-untyped-def]
     first = symbols[0]
     for at in range(0, n, ROW):
@@ -228,18 +230,18 @@ def _is_constant(symbols, n):  # type: ignore[no-untyped-def]
     return True
 
 
-@kernel
+@inlined
 def _rans_plane(symbols, n, bits, raw_bytes, out, scratch):  # type: ignore[no-untyped-def]
     """Code the plane if that makes it smaller than `raw_bytes`: (coder, bytes), or RAW."""
     n_rows = (n - 1) // ROW
     if n_rows == 0:
         return RAW, 0
     counts = scratch.counts
-    stride = 1
+    stride = np.int64(1)
     if n_rows >= SAMPLE_MIN_ROWS:
-        if not _promising(counts, _histogram(symbols, n_rows, PROBE_STRIDE, counts), bits):
+        if not _promising(counts, _histogram(symbols, n_rows, np.int64(PROBE_STRIDE), counts), bits):
             return RAW, 0
-        stride = SAMPLE_STRIDE
+        stride = np.int64(SAMPLE_STRIDE)
     while True:
         n_counted = _histogram(symbols, n_rows, stride, counts)
         coder = RANS8
@@ -253,22 +255,22 @@ def _rans_plane(symbols, n, bits, raw_bytes, out, scratch):  # type: ignore[no-u
             if candidate == RANS8 or estimate + (size >> RANS12_MIN_GAIN_LOG) < size:
                 coder, n_symbols, size = candidate, count, estimate
         if stride > 1 and (n_symbols == 0 or coder == RANS12):
-            stride = 1
+            stride = np.int64(1)
             continue
         if n_symbols == 0 or size >= raw_bytes:
             return RAW, 0
         table = scratch.symbols[coder - RANS8]
         frequencies = scratch.frequencies[coder - RANS8]
         n_patches, size = rans.encode(
-            coder, symbols, n, table[:n_symbols], frequencies, out[:raw_bytes], scratch
+            np.int64(coder), symbols, n, table[:n_symbols], frequencies, out[:raw_bytes], scratch
         )
         if stride > 1 and n_patches > n >> PATCH_RETRY_LOG:
-            stride = 1
+            stride = np.int64(1)
             continue
         return coder if size > 0 else RAW, size
 
 
-@kernel
+@inlined
 def encode_plane(symbols, n, bits, out, scratch):  # type: ignore[no-untyped-def]
     """Write the payload of `n` symbols (uint8, room for n + 64) to `out`; the block table's entry.
 

@@ -15,7 +15,7 @@ from numba import typeof, types
 from . import planes, rans
 from .checksum import xxh3
 from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
-from .jit import SOURCES, entry_point, kernel, readonly_bytes
+from .jit import SOURCES, entry_point, inlined, subkernel, readonly_bytes
 from .spec import (
     BAD_HASH,
     BAD_PADDING,
@@ -43,7 +43,7 @@ def scratch(block_words: int) -> tuple[Any, ...]:
     return symbols, rans.decode_scratch(block_words)
 
 
-@kernel
+@inlined
 def _decode_plane(  # type: ignore[no-untyped-def]
     coder, argument, payload, n, bits, symbols, plane_scratch, where, p
 ):
@@ -68,7 +68,7 @@ def _decode_plane(  # type: ignore[no-untyped-def]
     return OK
 
 
-@kernel
+@inlined
 def _padding_status(payload: NDArray[np.uint8], end: int) -> int:
     for i in range(end, aligned(end)):
         if payload[i] != 0:
@@ -76,12 +76,13 @@ def _padding_status(payload: NDArray[np.uint8], end: int) -> int:
     return OK
 
 
-@kernel
+@inlined
 def _copy_stored(payload, hashes, block_bytes, raw, status):  # type: ignore[no-untyped-def]
     assert payload.size >= raw.size
     copy_bytes(np.uint64(raw.ctypes.data), np.uint64(payload.ctypes.data), np.uint64(raw.size))
     for b in range(hashes.size):
-        intact = xxh3(raw[b * block_bytes : (b + 1) * block_bytes]) == hashes[b]
+        block = raw[b * block_bytes : (b + 1) * block_bytes]
+        intact = xxh3(np.uint64(block.ctypes.data), block.size) == hashes[b]
         status[b] = OK if intact else BAD_HASH
 
 
@@ -144,8 +145,10 @@ def _entry_point(sources: str) -> Any:
                         width,
                         plane_scratch,
                     )
-                    status[first] = max(status[first], both & 255)
-                    status[first + 1] = max(status[first + 1], both >> 8)
+                    paired = both >= 0
+                    if paired:
+                        status[first] = max(status[first], both & 255)
+                        status[first + 1] = max(status[first + 1], both >> 8)
                 for q in range(count):
                     b = first + q
                     entry = np.int64(entries[b, p])
@@ -173,7 +176,7 @@ def _entry_point(sources: str) -> Any:
                 if status[b] == OK:
                     block = raw[b * block_bytes : (b + 1) * block_bytes]
                     planes.merge(where[q], word_bytes, transform, bits, block)
-                    if xxh3(block) != hashes[b]:
+                    if xxh3(np.uint64(block.ctypes.data), block.size) != hashes[b]:
                         status[b] = BAD_HASH
             position[0] = position[count - 1]
 

@@ -50,7 +50,7 @@ def _entry_point(sources: str) -> Any:
         for b in range(hashes.size):
             block = raw[b * block_bytes : (b + 1) * block_bytes]
             n = block.size // word_bytes
-            hashes[b] = xxh3(block)
+            hashes[b] = xxh3(np.uint64(block.ctypes.data), block.size)
             planes.split(block, word_bytes, transform, bits, symbols)
             for p in range(bits.size):
                 entry = choose.encode_plane(

@@ -19,7 +19,13 @@ SOURCES = hashlib.sha256(
 ).hexdigest()
 
 kernel = njit(nogil=True, error_model="numpy")
-"""For functions called by other kernels only. No `fastmath`, so that floats are the same anywhere."""
+"""For functions called by other kernels. No `fastmath`, so that floats are the same anywhere."""
+
+subkernel = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""The same, compiled sooner, as Python cannot call it: a test calls ``njit(name.py_func)``."""
+
+inlined = njit(nogil=True, error_model="numpy", inline="always")
+"""A part of the one function that calls it: Numba would optimise it on its own, and then again."""
 
 readonly_bytes = types.Array(types.uint8, 1, "C", readonly=True)
 """Input of entry points: takes writable arrays too, where a lazy signature would compile for each."""

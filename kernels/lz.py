@@ -394,7 +394,7 @@ def _encode_payload(raw, word_bytes, n, n_sequences, n_literals, fill, out, limi
     _write(n_sequences, 2, out, SEQUENCES_AT)
     _write(n_literals & 65535, 2, out, LITERALS_AT)
     _write(n_words, 4, out, WORDS_AT)
-    _write(np.int64(xxh3(out[FLAGS_AT:at])), 4, out, 0)
+    _write(np.int64(xxh3(np.uint64(out.ctypes.data) + np.uint64(FLAGS_AT), at - FLAGS_AT)), 4, out, 0)
     return at
 
 
@@ -491,7 +491,7 @@ def decode_block(payload, raw, scratch):
     size = payload.size
     if size < HEADER_BYTES:
         return BAD_SIZE
-    if _read(payload, 0, 4) != np.int64(xxh3(payload[FLAGS_AT:])) & 0xFFFFFFFF:
+    if _read(payload, 0, 4) != np.int64(xxh3(np.uint64(payload.ctypes.data) + np.uint64(FLAGS_AT), payload.size - FLAGS_AT)) & 0xFFFFFFFF:
         return BAD_PADDING
     flags = np.int64(payload[FLAGS_AT])
     word_log = U(flags & 3)

@@ -3,25 +3,26 @@
 
 The rules
 ---------
-They decide bytes, so that every encoder follows them exactly. Positions, lengths and distances are in
-words; a word's hash is that of the `HASH_BYTES[word size]` bytes from its first on, zeros behind the
-end (`lz_ops`). The block is walked from its start to its end.
+They decide bytes, so every encoder follows them exactly. Positions, lengths and distances are in words,
+unless bytes are said. The block is walked from its start to its end; behind the end, words are 0.
 
-1. The **fill** is a word, run lengths of which need no source. Where the word at `p` is
-   the fill, the candidate is the run of fill from `p` on, if it is `FILL_LEAST` bytes long or more.
-2. Otherwise, unless the next word is the fill, the candidates are: the last distance
-   used (at first 1), and the `ways` nearest positions before `p` of the same hash among those that
-   entered the table; free places in the table stand for position 0.
-3. A candidate's length is the number of words that are equal and whose source is less than `MAX_DEPTH`
-   deep, counted up to 32 bytes. It must have `HASH_BYTES` bytes, the last distance one word less. The
-   longest wins; of equals the last distance, then the nearest. Without a winner `p` is a literal.
-4. A winner of less than 32 bytes waits for `p + 1`: if that has a longer one, `p` becomes a
-   literal and the rule repeats from there, else the first winner is taken. (Level `fast` takes the
-   first at once.) One of 32 bytes is taken and extended under the same conditions.
-5. The **depth** of literals and fill is 0, that of a copied word its source's plus 1; where a copy
-   overlaps its own source, one more than the deepest word of the period.
-6. Each position looked up in rule 2 enters the table after its own look-up. So do, of a match
-   that is taken, its positions up to `ENTER` behind the last one looked up, and its last two.
+1. The **candidates** of a word are the `WAYS` nearest words before it of the same hash, and word 0 for
+   those that are missing. The hash is that of the `HASH_BYTES` bytes from the word on (`lz_ops`). So
+   candidates depend on the data alone.
+2. At `p`, `WINDOW` words `p`, `p + 1`, ... are looked at. Each has one more candidate, the last distance
+   used (at first 1). The longest match of them all is taken, lengths counted up to 32 bytes; of equals
+   that of the first word, of these the last distance, then the nearest.
+3. It must have `HASH_BYTES` bytes, or, at the last distance, a word less. Otherwise the words of the
+   window are literals, and the walk goes on behind it.
+4. The **depth** of a literal is 0, that of a copied word its source's plus 1; where a copy
+   overlaps its own source, one more than the deepest word of the period. Words from `p` on count as 0. A
+   match ends before the first word whose source is `MAX_DEPTH` deep. If it is too short then, its first
+   word is a literal, and the walk goes on behind that.
+5. A match of 32 bytes is extended, 32 bytes at a time, under the same conditions.
+6. **Fill.** In a block of which a sample shows that it is worth it (`lz.py`), runs of the fill need no
+   source: at `p`, before rule 2, a run of `FILL_LEAST` bytes is taken; fewer words of fill are
+   literals, and so is a word followed by fill. A window without a match then gives one literal.
+7. The last words, fewer than `HASH_BYTES` bytes or a window, are literals.
 """
 
 from __future__ import annotations
@@ -29,15 +30,20 @@ from __future__ import annotations
 import numpy as np
 
 from . import lz_ops
-from .jit import kernel
+from .jit import subkernel
 from .lz_ops import (
+    WINDOW,
     best_in_window,
+    clear,
     copy32,
     deepen32,
     deepest32,
+    get16,
+    get64,
     lowest_bit,
-    WINDOW,
     mark32,
+    put16,
+    put64,
     unlike32,
     usable32,
 )
@@ -46,9 +52,11 @@ HASH_BITS = 14
 HASH_BYTES = (5, 6, 8, 16)  # by log2 of the word size
 FILL_LEAST = (4, 4, 4, 8)
 MAX_DEPTH = 32
-CHUNK = 1024  # words looked up at a time
+MULTIPLIERS = (0x9E37, 0x85EB, 0xC2B3, 0x27D5, 0x1657, 0x6CBD, 0xB491, 0x58F3)
+CHUNK = 1024  # words whose candidates are looked up at a time
 AHEAD = 8
-MULTIPLIERS = (0x9E37 | 1, 0x85EB, 0xC2B3, 0x27D5, 0x1657, 0x6CBD, 0xB491, 0x58F3)
+TABLE_BYTES = 8 << HASH_BITS
+SLOTS_BYTES = 8 * (CHUNK + AHEAD)
 
 hash_rows_1, hash_rows_2, hash_rows_4, hash_rows_8 = (
     lz_ops.hash_rows(1 << k, HASH_BYTES[k], MULTIPLIERS, HASH_BITS) for k in range(4)
@@ -56,22 +64,37 @@ hash_rows_1, hash_rows_2, hash_rows_4, hash_rows_8 = (
 U = np.uint64
 
 
-@kernel
-def hash_words(text, word_log, n, hashes):
-    """Fill `hashes` (address of u16) for the `n` words at address `text`, rounded up to 32."""
+@subkernel
+def _hash(text, word_log, n, hashes):  # type: ignore[no-untyped-def]
+    """The hashes (u16) of the `n` words at address `text`, rounded up to 32."""
     n_rows = (n + U(31)) >> U(5)
-    if word_log == 0:
+    if word_log == U(0):
         hash_rows_1(text, hashes, n_rows)
-    elif word_log == 1:
+    elif word_log == U(1):
         hash_rows_2(text, hashes, n_rows)
-    elif word_log == 2:
+    elif word_log == U(2):
         hash_rows_4(text, hashes, n_rows)
     else:
         hash_rows_8(text, hashes, n_rows)
 
 
-@kernel
-def _deepen(depths, at, source, length):
+@subkernel
+def _enter(hashes, first, table, slots):  # type: ignore[no-untyped-def]
+    """The candidates of CHUNK words from `first` on, into `slots[AHEAD:]`.
+
+    The last AHEAD of before come first, so that a window may reach over the chunk's begin.
+    """
+    for i in range(U(0), U(8 * AHEAD), U(8)):
+        put64(slots + i, get64(slots + U(8 * CHUNK) + i))
+    for i in range(U(CHUNK)):
+        entry = table + (get16(hashes + ((first + i) << U(1))) << U(3))
+        slot = get64(entry)
+        put64(slots + U(8 * AHEAD) + (i << U(3)), slot)
+        put64(entry, slot << U(16) | (first + i))
+
+
+@subkernel
+def _deepen(depths, at, source, length):  # type: ignore[no-untyped-def]
     """Set the depths of a copy of `length` bytes; what lies behind it, up to 32 bytes, is zeroed."""
     distance = at - source
     if distance >= length:
@@ -92,61 +115,61 @@ def _deepen(depths, at, source, length):
         done += U(32)
 
 
-@kernel
-def _enter(hashes, first, table, slots):
-    """Look up and enter the words from `first` on, for `slots[AHEAD:]`.
-
-    The last AHEAD of before are the first now, so that a window may reach behind the chunk.
-    """
-    for i in range(U(AHEAD)):
-        slots[i] = slots[U(CHUNK) + i]
-    for i in range(U(CHUNK)):
-        h = U(hashes[first + i])
-        slot = table[h]
-        slots[U(AHEAD) + i] = slot
-        table[h] = slot << U(16) | (first + i)
+@subkernel
+def _by_log(values, word_log):  # type: ignore[no-untyped-def]
+    """`values[word_log]` of a tuple of four."""
+    low = values[0] if word_log == U(0) else values[1]
+    high = values[2] if word_log == U(2) else values[3]
+    return U(low if word_log < U(2) else high)
 
 
-@kernel
-def parse(
-    text, n_bytes, word_log, level, fill, filling, hashes, table, slots, depths, runs, lengths, distances, literals
+@subkernel
+def parse(  # type: ignore[no-untyped-def]
+    text, n_bytes, word_log, fill, filling, hashes, table, slots, depths, sequences, literals
 ):
-    """Cut the block at address `text` into literals and matches; (sequences, literal bytes)."""
+    """Cut the block at address `text` into literals and matches; (sequences, literal bytes).
+
+    `text` and `literals` have `SLACK` bytes of room behind `n_bytes`, those of `text` zeros;
+    `fill` is the fill, repeated in 8 bytes. Work space: `hashes` for as many words and a chunk,
+    `table`, `slots`, and `depths`, as long as `text`. A sequence is written to `sequences` as three u16:
+    literals, then a match of so many words, so many words back or, if that is 0, of fill.
+    """
     word = U(1) << word_log
     whole = U(0) - word
-    least = U(HASH_BYTES[word_log])
-    fill_least = U(FILL_LEAST[word_log])
+    least = _by_log(HASH_BYTES, word_log)
+    fill_least = _by_log(FILL_LEAST, word_log)
     next_word = ((U(1) << word) - U(1)) << word
     longest = U(65535) << word_log
     limit = U(MAX_DEPTH)
-    for i in range(U(table.size)):
-        table[i] = U(0)
+    _hash(text, word_log, n_bytes >> word_log, hashes)
+    clear(table, U(TABLE_BYTES))
+    clear(slots, U(SLOTS_BYTES))
+    clear(depths, n_bytes + U(lz_ops.SLACK))
     step = word if filling else word * U(WINDOW)
-    n_sequences = U(0)
-    n_literals = U(0)
+    margin = max(least, word * U(WINDOW))
+    first_sequence, first_literal = sequences, literals
     start = U(0)  # of the literals not yet copied
     repeat = word
     entered = U(0)  # the table holds the words before this one
     base = U(0)  # address of word 0's slot, were it there
     p = U(0)
-    margin = max(least, word * U(WINDOW))
     while p + margin <= n_bytes:
         length = U(0)
         source = p
         if filling:
-            unlike = unlike32(text + p, fill) | U(1 << 32)
+            unlike = unlike32(text + p, fill)
             length = lowest_bit(unlike) & whole
             if length < fill_least and (length > U(0) or (unlike & next_word) == U(0)):
                 p += max(length, word)
                 continue
         if length == U(0):
             if p == U(0):
-                p += word
+                p = word
                 continue
             index = p >> word_log
             while entered < index + U(AHEAD):
                 _enter(hashes, entered, table, slots)
-                base = U(slots.ctypes.data) + (U(AHEAD) << U(3)) - (entered << U(3))
+                base = slots + U(8 * AHEAD) - (entered << U(3))
                 entered += U(CHUNK)
             here = base + (index << U(3))
             ahead, length, source = best_in_window(text, p, here, repeat, word_log)
@@ -167,23 +190,23 @@ def parse(
             more = U(32)
             while more == U(32) and length < room:
                 if source == p:
-                    more = lowest_bit(unlike32(text + p + length, fill) | U(1 << 32))
+                    more = lowest_bit(unlike32(text + p + length, fill))
                 else:
                     at = source + length
                     more = usable32(text + p + length, text + at, depths + at, limit)
                 length += more
             length &= whole
         length = min(length, room)
-        copy32(literals + n_literals, text + start)
+        copy32(literals, text + start)
         done = U(32)
         while done < p - start:
-            copy32(literals + n_literals + done, text + start + done)
+            copy32(literals + done, text + start + done)
             done += U(32)
-        runs[n_sequences] = (p - start) >> word_log
-        lengths[n_sequences] = length >> word_log
-        distances[n_sequences] = (p - source) >> word_log
-        n_sequences += U(1)
-        n_literals += p - start
+        put16(sequences, (p - start) >> word_log)
+        put16(sequences + U(2), length >> word_log)
+        put16(sequences + U(4), (p - source) >> word_log)
+        sequences += U(6)
+        literals += p - start
         if source != p:
             repeat = p - source
             _deepen(depths, p, source, length)
@@ -191,6 +214,7 @@ def parse(
         start = p
     done = U(0)
     while done < n_bytes - start:
-        copy32(literals + n_literals + done, text + start + done)
+        copy32(literals + done, text + start + done)
         done += U(32)
-    return n_sequences, n_literals + n_bytes - start
+    n_sequences = (sequences - first_sequence) // U(6)
+    return n_sequences, literals - first_literal + n_bytes - start

@@ -2,7 +2,7 @@
 """What LZ needs of the machine: unaligned loads, stores and compares of 32 bytes, by address.
 
 Portable LLVM vectors: an AVX2 register, or two of SSE2 or NEON. Nothing here checks bounds;
-callers keep `SLACK` bytes behind every buffer. All arguments are uint64: addresses and counts.
+callers keep `SLACK` bytes behind every buffer. Arguments are uint64: addresses and numbers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from numba.extending import intrinsic
 from .vector import I64, constant, load, loop, splat, store, vector
 
 STEP = 32
-SLACK = 16 * STEP
+SLACK = 16 * STEP  # a row of hashes reads 32 words and the bytes of one more
 BYTES = vector(STEP, 8)
+I1 = ir.IntType(1)
 
 
 def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
@@ -26,38 +27,52 @@ def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
-def _bits(builder: Any, mask: Any) -> Any:
-    """One bit of a 64-bit integer for each lane of `mask`."""
-    return builder.zext(builder.bitcast(mask, ir.IntType(STEP)), I64)
-
-
 def _first(builder: Any, mask: Any) -> Any:
     """Index of the first lane set, STEP if there is none."""
     bits = builder.bitcast(mask, ir.IntType(STEP))
-    name = f"llvm.cttz.i{STEP}"
-    index = _call(builder, name, ir.IntType(STEP), [bits, ir.Constant(ir.IntType(1), 0)])
+    index = _call(builder, f"llvm.cttz.i{STEP}", bits.type, [bits, ir.Constant(I1, 0)])
     return builder.zext(index, I64)
 
 
-@intrinsic
-def load64(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
-    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
-        return load(builder, a[0], I64)
-
-    return types.uint64(address), generate
+def _lanes_below(builder: Any, count: Any) -> Any:
+    few = builder.icmp_unsigned("<", count, constant(I64, STEP))
+    count = splat(builder, builder.select(few, count, constant(I64, STEP)), BYTES)
+    return builder.icmp_unsigned("<", ir.Constant(BYTES, list(range(STEP))), count)
 
 
-@intrinsic
-def store64(typing_context: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
-    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
-        store(builder, a[1], a[0])
+def _getter(bits: int) -> Any:
+    @intrinsic
+    def get(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+        def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+            value = load(builder, a[0], ir.IntType(bits))
+            return value if bits == I64.width else builder.zext(value, I64)
 
-    return types.void(address, value), generate
+        return types.uint64(address), generate
+
+    return get
+
+
+def _putter(bits: int) -> Any:
+    @intrinsic
+    def put(typing_context: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+        def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> None:
+            value = a[1] if bits == I64.width else builder.trunc(a[1], ir.IntType(bits))
+            store(builder, value, a[0])
+
+        return types.void(address, value), generate
+
+    return put
+
+
+get8, get16, get32, get64 = (_getter(bits) for bits in (8, 16, 32, 64))
+"""The integer at an address."""
+put8, put16, put32, put64 = (_putter(bits) for bits in (8, 16, 32, 64))
+"""Write the low bits of an integer to an address."""
 
 
 @intrinsic
 def copy32(typing_context: Any, target: Any, source: Any) -> Any:  # noqa: ARG001
-    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> None:
         store(builder, load(builder, a[1], BYTES), a[0])
 
     return types.void(target, source), generate
@@ -67,19 +82,30 @@ def copy32(typing_context: Any, target: Any, source: Any) -> Any:  # noqa: ARG00
 def fill32(typing_context: Any, target: Any, pattern: Any) -> Any:  # noqa: ARG001
     """Store the eight bytes of `pattern` four times."""
 
-    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> None:
         store(builder, splat(builder, a[1], vector(STEP // 8, 64)), a[0])
 
     return types.void(target, pattern), generate
 
 
 @intrinsic
+def clear(typing_context: Any, target: Any, n_bytes: Any) -> Any:  # noqa: ARG001
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> None:
+        pointer = builder.inttoptr(a[0], ir.PointerType())
+        cgutils.memset(builder, pointer, a[1], 0)
+
+    return types.void(target, n_bytes), generate
+
+
+@intrinsic
 def unlike32(typing_context: Any, address: Any, pattern: Any) -> Any:  # noqa: ARG001
-    """A bit for each of 32 bytes: whether it differs from the repeated `pattern`."""
+    """A bit for each of 32 bytes, whether it differs from the repeated `pattern`; above, ones."""
 
     def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
         same = builder.bitcast(splat(builder, a[1], vector(STEP // 8, 64)), BYTES)
-        return _bits(builder, builder.icmp_unsigned("!=", load(builder, a[0], BYTES), same))
+        mask = builder.icmp_unsigned("!=", load(builder, a[0], BYTES), same)
+        bits = builder.zext(builder.bitcast(mask, ir.IntType(STEP)), I64)
+        return builder.or_(bits, constant(I64, ((1 << STEP) - 1) << STEP))
 
     return types.uint64(address, pattern), generate
 
@@ -91,26 +117,18 @@ def usable32(  # type: ignore[no-untyped-def]
     """How many of the 32 bytes at `source` equal those at `address` and are less than `limit` deep."""
 
     def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
-        address, source, depths, limit = a
-        here, there = load(builder, address, BYTES), load(builder, source, BYTES)
-        deep = load(builder, depths, BYTES)
-        deep = builder.icmp_unsigned(">=", deep, splat(builder, limit, BYTES))
+        here, there, depths = (load(builder, address, BYTES) for address in a[:3])
+        deep = builder.icmp_unsigned(">=", depths, splat(builder, a[3], BYTES))
         return _first(builder, builder.or_(builder.icmp_unsigned("!=", here, there), deep))
 
     return types.uint64(address, source, depths, limit), generate
-
-
-def _lanes_below(builder: Any, count: Any) -> Any:
-    few = builder.icmp_unsigned("<", count, constant(I64, STEP))
-    count = builder.select(few, count, constant(I64, STEP))
-    return builder.icmp_unsigned("<", ir.Constant(BYTES, list(range(STEP))), splat(builder, count, BYTES))
 
 
 @intrinsic
 def deepen32(typing_context: Any, target: Any, source: Any, count: Any) -> Any:  # noqa: ARG001
     """Store the depths at `source`, one more each, for `count` bytes, and zeros up to 32."""
 
-    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> None:
         deeper = builder.add(load(builder, a[1], BYTES), constant(BYTES, 1))
         inside = _lanes_below(builder, a[2])
         store(builder, builder.select(inside, deeper, constant(BYTES, 0)), a[0])
@@ -122,9 +140,9 @@ def deepen32(typing_context: Any, target: Any, source: Any, count: Any) -> Any: 
 def mark32(typing_context: Any, target: Any, depth: Any, count: Any) -> Any:  # noqa: ARG001
     """Store `depth` for `count` bytes, and zeros up to 32."""
 
-    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
-        inside = _lanes_below(builder, a[2])
+    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> None:
         depth = splat(builder, a[1], BYTES)
+        inside = _lanes_below(builder, a[2])
         store(builder, builder.select(inside, depth, constant(BYTES, 0)), a[0])
 
     return types.void(target, depth, count), generate
@@ -143,26 +161,20 @@ def deepest32(typing_context: Any, source: Any, count: Any) -> Any:  # noqa: ARG
     return types.uint64(source, count), generate
 
 
-@intrinsic
-def highest_bit(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
-    """Index of the highest bit set of a `value` that is not 0."""
+def _bit_index(name: str, flip: int) -> Any:
+    @intrinsic
+    def index(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
+        def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
+            zeros = _call(builder, name, I64, [a[0], ir.Constant(I1, 1)])
+            return builder.xor(zeros, constant(I64, flip))
 
-    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
-        zeros = _call(builder, "llvm.ctlz.i64", I64, [a[0], ir.Constant(ir.IntType(1), 1)])
-        return builder.xor(zeros, constant(I64, 63))
+        return types.uint64(value), generate
 
-    return types.uint64(value), generate
+    return index
 
 
-@intrinsic
-def lowest_bit(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
-    """Index of the lowest bit set of a `value` that is not 0."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, a: Any) -> Any:
-        return _call(builder, "llvm.cttz.i64", I64, [a[0], ir.Constant(ir.IntType(1), 1)])
-
-    return types.uint64(value), generate
-
+lowest_bit, highest_bit = _bit_index("llvm.cttz.i64", 0), _bit_index("llvm.ctlz.i64", 63)
+"""Index of a bit that is set, of a value that is not 0."""
 
 WAYS = 4
 WINDOW = 3
@@ -181,7 +193,6 @@ def best_in_window(  # type: ignore[no-untyped-def]
 
     def generate(context: Any, b: Any, signature: Any, a: Any) -> Any:
         text, at, slots, repeat, word_log = a
-        short = ir.IntType(16)
 
         def longer(x: Any, y: Any) -> Any:
             wins = b.icmp_unsigned(">", y[0], x[0])
@@ -197,7 +208,7 @@ def best_in_window(  # type: ignore[no-untyped-def]
             here = load(b, b.add(text, where), BYTES)
             found = [match(here, b.sub(where, repeat))]
             for way in range(WAYS):
-                index = load(b, b.add(slots, constant(I64, 2 * (WAYS * i + way))), short)
+                index = load(b, b.add(slots, constant(I64, 2 * (WAYS * i + way))), ir.IntType(16))
                 found.append(match(here, b.shl(b.zext(index, I64), word_log)))
             while len(found) > 1:  # a tree: the shortest chain of dependent selects
                 pairs = zip(found[::2], found[1::2], strict=False)
@@ -210,40 +221,38 @@ def best_in_window(  # type: ignore[no-untyped-def]
     return types.UniTuple(types.uint64, 3)(*arguments), generate
 
 
-def hash_rows(word_bytes: int, n_bytes: int, multipliers: list[int], bits: int) -> Any:
+def hash_rows(word_bytes: int, n_bytes: int, multipliers: tuple[int, ...], bits: int) -> Any:
     """`(text, target, n_rows)`: 32 hashes (u16) a row, of the `n_bytes` bytes at each word.
 
     A hash is the sum of the 16-bit units times their multipliers, modulo 2^16, of which the
     highest `bits` are kept.
     """
-    unit, lanes = vector(STEP, 16), STEP
+    unit, n_units = vector(STEP, 16), word_bytes // 2
+
+    def units(b: Any, at: Any, is_whole: bool) -> Any:
+        if word_bytes > 1:
+            pick = ir.Constant(vector(STEP, 32), [j * n_units for j in range(STEP)])
+            value = load(b, at, vector(STEP * n_units, 16))
+            return b.shuffle_vector(value, value, pick)
+        value = b.zext(load(b, at, BYTES), unit)
+        if is_whole:
+            high = b.zext(load(b, b.add(at, constant(I64, 1)), BYTES), unit)
+            value = b.or_(value, b.shl(high, constant(unit, 8)))
+        return value
 
     @intrinsic
     def rows(typing_context: Any, text: Any, target: Any, n_rows: Any) -> Any:  # noqa: ARG001
-        def emit_row(b: Any, at: Any) -> Any:
-            total = constant(unit, 0)
-            for i in range((n_bytes + 1) // 2):
-                where = b.add(at, constant(I64, 2 * i))
-                if word_bytes == 1:
-                    value = b.zext(load(b, where, BYTES), unit)
-                    if 2 * i + 1 < n_bytes:
-                        high = b.zext(load(b, b.add(where, constant(I64, 1)), BYTES), unit)
-                        value = b.or_(value, b.shl(high, constant(unit, 8)))
-                else:
-                    units = vector(lanes * word_bytes // 2, 16)
-                    value = load(b, where, units)
-                    pick = [j * word_bytes // 2 for j in range(lanes)]
-                    if word_bytes > 2:
-                        value = b.shuffle_vector(value, value, ir.Constant(vector(lanes, 32), pick))
-                total = b.add(total, b.mul(value, constant(unit, multipliers[i])))
-            return b.lshr(total, constant(unit, 16 - bits))
-
-        def generate(_context: Any, b: Any, _signature: Any, a: Any) -> Any:
+        def generate(_context: Any, b: Any, _signature: Any, a: Any) -> None:
             text, target, n_rows = a
 
-            def row(i: Any, _state: Any) -> Any:
-                at = b.add(text, b.mul(i, constant(I64, lanes * word_bytes)))
-                store(b, emit_row(b, at), b.add(target, b.mul(i, constant(I64, 2 * lanes))))
+            def row(i: Any, _state: Any) -> list[Any]:
+                at = b.add(text, b.mul(i, constant(I64, STEP * word_bytes)))
+                total = constant(unit, 0)
+                for k in range((n_bytes + 1) // 2):
+                    value = units(b, b.add(at, constant(I64, 2 * k)), 2 * k + 1 < n_bytes)
+                    total = b.add(total, b.mul(value, constant(unit, multipliers[k])))
+                total = b.lshr(total, constant(unit, 16 - bits))
+                store(b, total, b.add(target, b.mul(i, constant(I64, 2 * STEP))))
                 return []
 
             loop(b, n_rows, [], row)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 OFFSET_LOG = 6  # offsets count 2^-6 octaves
 OFFSET_STEP_LOG = 3  # rows and columns are stored in 2^3 of these
 FACTOR_LOG = 1  # the sum of products in 2^-1 of these
-MAX_RANK = 8
+MAX_RANK = 16
 # Per type: word bytes, mantissa bits, offset of an undisturbed word, planes.
 # Undisturbed words have exponents in the middle of a quarter of all, whose two top bits agree.
 PREDICTED = {

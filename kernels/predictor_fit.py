@@ -4,28 +4,28 @@
 The encoder's choices
 ---------------------
 Everything is in integers, and sums have no order, so that every encoder finds the same. `round(p/q)`
-is `floor((2 p + q) / (2 q))`, `clip(x, c)` limits `x` to `-c ... c`, `log2` has LOG2_BITS bits of
-fraction. `l` of a word is its log (`predictor_rows.py`); words whose log is 0 are **missing**: no sum,
+is `floor((2 p + q) / (2 q))`, `clip(x, c)` limits `x` to `-c ... c`, by default to `CLIP`; `log2` has
+LOG2_BITS bits of fraction. `l` of a word is its log (`predictor_rows.py`); words whose log is 0 are **missing**: no sum,
 count or maximum below sees them. "At most `n` rows" of `m` are the rows `floor(k m / n)` for
 `k = 0 ... n - 1`, or all if there are no more.
 
 1. **Rows.** `r = round(sum l / count)` for each row; `base` is the rounded mean of the `r` of rows that
    have words; `rows = clip(round((r - base) / 8), 127)`, 0 for rows without words.
-2. **Columns.** `u = clip(l - base - 8 rows, COLUMN_CLIP)`; `columns = clip(round(sum u / 8 count), 127)`
+2. **Columns.** `u = clip(l - base - 8 rows)`; `columns = clip(round(sum u / 8 count), 127)`
    for each column of each tile, 0 where there is no word. What that takes off the **energy**, the
    sum of `u^2`, is estimated as the sum over tiles and columns of `floor((sum u)^2 / count)`.
 3. **Worth a try?** Steps 1 and 2 for the first `PROBE_COLUMNS` columns of at most `PROBE_ROWS` rows in one
    tile. There is no model unless `log2(E_0 / E) > 2 PROBE_GAIN` with the energy `E` that is left, and
-   that of `clip(l - base, COLUMN_CLIP)`, `E_0`.
+   that of `clip(l - base)`, `E_0`.
 4. **Tiles.** For the whole matrix, all rows are one tile, or one of `TILES` with fewer rows is. A choice
    costs `words log2(E) / 2 + COLUMN_COST n_columns n_tiles`, with the words that are not missing. The
    cheapest is taken, of equals the largest tile.
-5. **Factors**, from at most `SAMPLE_ROWS` rows. `u = clip(l - base - 8 (rows + columns), ROW_CLIP)`. For
+5. **Factors**, from at most `SAMPLE_ROWS` rows. `u = clip(l - base - 8 (rows + columns))`. For
    each factor, `b` starts as the row of `u` with the largest energy (the first of equals). Then
    `ITERATIONS` times: `p[i] = sum_j u b`, `a = round(127 p / max |p|)`, `q[j] = sum_i a u`,
    `b = round(127 q / max |q|)`, the last time with `FACTOR_LEVELS` for 127. Then
    `a = clip(round(2^FACTOR_LOG sum_j u b / sum_j b^2), 127)`, and `u` becomes
-   `clip(u - (a b >> FACTOR_LOG), ROW_CLIP)`. With the energies before and after, the factor and all
+   `clip(u - (a b >> FACTOR_LOG))`. With the energies before and after, the factor and all
    that would follow are dropped unless `words log2(E_0 / E) / 2 > FACTOR_COST (n_rows + n_columns)`,
    or if a maximum is 0.
 6. **Rows again.** `u` as in step 5, and `d = round(sum u / count)`: `rows = clip(rows + round(d / 8), 127)`.
@@ -48,7 +48,8 @@ from .choose import log2_fixed
 from .jit import SOURCES, entry_point, kernel, readonly_bytes
 from .predictor import FACTOR_LOG, LANES, MAX_RANK, OFFSET_LOG, OFFSET_STEP_LOG, PAD, Model
 from .predictor_rows import (
-    ROW_CLIP,
+    CLIP,
+    MAX_COLUMNS,
     add,
     add_present,
     count,
@@ -69,7 +70,6 @@ PROBE_ROWS, PROBE_COLUMNS = 64, 512
 PROBE_GAIN = 1 << (LOG2_BITS - 3)  # bits a word
 GROUP = 32  # the smallest tile: sums are kept for these
 TILES = (256, 128, 64, 32)
-COLUMN_CLIP = 1023  # 1/64 octaves; the energy of 2^16 columns then fits 32 bits a lane
 COLUMN_COST = 6 << LOG2_BITS
 FACTOR_COST = 5 << LOG2_BITS
 SAMPLE_ROWS = 256
@@ -77,7 +77,6 @@ ITERATIONS = 3
 FACTOR_LEVELS = 15
 CHECK_ROWS = 64
 MIN_GAIN = 1 << (LOG2_BITS - 4)  # bits a word
-MAX_COLUMNS = 1 << 16
 
 STEP = 1 << OFFSET_STEP_LOG
 QUARTER_LOG = OFFSET_LOG - 2
@@ -119,11 +118,6 @@ def _row_logs(matrix, i, n, logs):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _residuals(n_vectors, logs, columns, offset, limit, u):  # type: ignore[no-untyped-def]
-    residual(n_vectors, logs, columns, u, np.uint64(np.int64(offset) << 16 | limit))
-
-
-@kernel
 def _take_off(n_vectors, logs, b, u):  # type: ignore[no-untyped-def]
     """The row's coefficient of the factor `b`, taken off `u`."""
     size = norm(n_vectors, logs, b, NONE, NONE)
@@ -160,9 +154,9 @@ def _fit_rows(matrix, n_chosen, n, group, rows, columns, sums, counts, work):  #
     for k in range(n_chosen):
         rows[k] = _limit(_round(means[k] - base, STEP)) if means[k] >= 0 else 0
         _row_logs(matrix, k * n_rows // n_chosen, n, logs)
-        _residuals(n_vectors, logs, columns, base, COLUMN_CLIP, u)
+        residual(n_vectors, logs, columns, np.uint64(base), u)
         before += dot(n_vectors, u, u, NONE, NONE)
-        _residuals(n_vectors, logs, columns, base + STEP * np.int64(rows[k]), COLUMN_CLIP, u)
+        residual(n_vectors, logs, columns, np.uint64(base + STEP * np.int64(rows[k])), u)
         energy += dot(n_vectors, u, u, NONE, NONE)
         words += count(n_vectors, logs, NONE, NONE, NONE)
         at = np.uint64(k // group) * width
@@ -274,7 +268,7 @@ def _fit_factors(matrix, words, base, rows, columns, tile_rows, factors, work, a
         at = np.uint64(k) * width
         _row_logs(matrix, i, n_columns, logs + at)
         c = columns + np.uint64(i // tile_rows * n_columns)
-        _residuals(n_vectors, logs + at, c, base + STEP * np.int64(rows[i]), ROW_CLIP, u + at)
+        residual(n_vectors, logs + at, c, np.uint64(base + STEP * np.int64(rows[i])), u + at)
     for rank in range(MAX_RANK):
         before, after = _find_factor(
             n_vectors, n_columns, n_sampled, logs, u, factors[rank], a, p, q
@@ -311,17 +305,17 @@ def _fit_again(matrix, base, rows, columns, tile_rows, rank, factors, row_factor
         _row_logs(matrix, i, n_columns, logs)
         n_words = count(n_vectors, logs, NONE, NONE, NONE)
         c = columns + np.uint64(i // tile_rows * n_columns)
-        _residuals(n_vectors, logs, c, base + STEP * np.int64(rows[i]), ROW_CLIP, u)
+        residual(n_vectors, logs, c, np.uint64(base + STEP * np.int64(rows[i])), u)
         d = _round(total(n_vectors, u, NONE, NONE, NONE), max(n_words, np.int64(1)))
         rows[i] = _limit(np.int64(rows[i]) + _round(d, STEP))
-        _residuals(n_vectors, logs, c, base + STEP * np.int64(rows[i]), ROW_CLIP, u)
+        residual(n_vectors, logs, c, np.uint64(base + STEP * np.int64(rows[i])), u)
         for k in range(rank):
             row_factors[i * rank + k] = _take_off(n_vectors, logs, b + np.uint64(k) * width, u)
         if i % stride == 0:
             for j in range(n_columns):
                 if pair[j] != 0:
                     counts[0, np.int64(pair[j]) >> OFFSET_LOG] += 1
-                    counts[1, (np.int64(pair[second + j]) + ROW_CLIP) >> QUARTER_LOG] += 1
+                    counts[1, (np.int64(pair[second + j]) + CLIP) >> QUARTER_LOG] += 1
             checked += n_words
     saved = _entropy(counts[0], checked) - _entropy(counts[1], checked)
     return saved // max(checked, np.int64(1)) + (2 << LOG2_BITS)

@@ -17,17 +17,18 @@ from numba.extending import intrinsic
 from .predictor import FACTOR_LOG, LANES, OFFSET_STEP_LOG
 from .vector import I64, constant, load, loop, splat, store, vector
 
-ROW_CLIP = 256  # 1/64 octaves: a residual beyond 4 octaves counts as 4
+CLIP = 1023  # 1/64 octaves; the energy of MAX_COLUMNS of them fits the lanes of a sum
+MAX_COLUMNS = 1 << 15
 
-SHORT, LONG = vector(LANES, 16), vector(LANES, 32)
+SHORT, LONG, PAIRS = vector(LANES, 16), vector(LANES, 32), vector(LANES // 2, 32)
 ZERO = constant(SHORT, 0)
 
 
 def _row_operation(body: Any, *, reduce: bool = False) -> Any:
     """An intrinsic over a row's vectors of 32: `(n_vectors, a, b, c, d)`, addresses or numbers.
 
-    `body(builder, i, arguments)` handles vector `i`. With `reduce` it returns a vector of i32, and
-    the intrinsic the sum of all their lanes.
+    `body(builder, i, arguments)` handles vector `i`. With `reduce` it returns sums of pairs of lanes,
+    and the intrinsic the sum of them all.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -46,12 +47,12 @@ def _row_operation(body: Any, *, reduce: bool = False) -> Any:
                 result = body(builder, i, arguments)
                 return [builder.add(state[0], result)] if reduce else []
 
-            total = loop(builder, count, [constant(LONG, 0)] if reduce else [], one_vector)
+            total = loop(builder, count, [constant(PAIRS, 0)] if reduce else [], one_vector)
             if not reduce:
                 return None
-            wide = builder.sext(total[0], vector(LANES, 64))
+            wide = builder.sext(total[0], vector(LANES // 2, 64))
             kind = ir.FunctionType(I64, [wide.type])
-            name = f"llvm.vector.reduce.add.v{LANES}i64"
+            name = f"llvm.vector.reduce.add.v{LANES // 2}i64"
             function = cgutils.get_or_insert_function(builder.module, kind, name)
             return builder.call(function, [wide])
 
@@ -74,10 +75,11 @@ def _present(builder: Any, logs: Any, i: Any) -> Any:
     return builder.icmp_signed("!=", _load(builder, logs, i), ZERO)
 
 
-def _clip(builder: Any, x: Any, limit: Any) -> Any:
-    x = builder.select(builder.icmp_signed("<", x, limit), x, limit)
-    limit = builder.neg(limit)
-    return builder.select(builder.icmp_signed(">", x, limit), x, limit)
+def _clip(builder: Any, x: Any) -> Any:
+    """`x` limited to -CLIP ... CLIP."""
+    most, least = constant(SHORT, CLIP), constant(SHORT, -CLIP)
+    x = builder.select(builder.icmp_signed("<", x, most), x, most)
+    return builder.select(builder.icmp_signed(">", x, least), x, least)
 
 
 def _logs(word_bytes: int) -> Any:
@@ -98,41 +100,44 @@ def _logs(word_bytes: int) -> Any:
     return body
 
 
+def _pairs(builder: Any, x: Any, y: Any) -> Any:
+    """Products of two vectors, those of neighbours added: one instruction on most machines."""
+    products = builder.mul(builder.sext(x, LONG), builder.sext(y, LONG))
+    halves = [ir.Constant(PAIRS, list(range(odd, LANES, 2))) for odd in (0, 1)]
+    even, odd = (builder.shuffle_vector(products, products, pick) for pick in halves)
+    return builder.add(even, odd)
+
+
 def _sum(builder: Any, i: Any, arguments: Any) -> Any:
     """(row, -, -, -): its sum."""
-    return builder.sext(_load(builder, arguments[0], i), LONG)
+    return _pairs(builder, _load(builder, arguments[0], i), constant(SHORT, 1))
 
 
 def _count(builder: Any, i: Any, arguments: Any) -> Any:
     """(logs, -, -, -): how many words there are."""
-    return builder.zext(_present(builder, arguments[0], i), LONG)
+    one = builder.zext(_present(builder, arguments[0], i), SHORT)
+    return _pairs(builder, one, one)
 
 
 def _dot(builder: Any, i: Any, arguments: Any) -> Any:
     """(row, row, -, -): the sum of their products."""
-    x, y = (builder.sext(_load(builder, row, i), LONG) for row in arguments[:2])
-    return builder.mul(x, y)
+    return _pairs(builder, *(_load(builder, row, i) for row in arguments[:2]))
 
 
 def _norm(builder: Any, i: Any, arguments: Any) -> Any:
     """(logs, b, -, -): the sum of `b^2` where there are words."""
     y = builder.select(_present(builder, arguments[0], i), _load(builder, arguments[1], i), ZERO)
-    y = builder.sext(y, LONG)
-    return builder.mul(y, y)
+    return _pairs(builder, y, y)
 
 
 def _residual(builder: Any, i: Any, arguments: Any) -> None:
-    """(logs, columns i8, u out, offset << 16 | limit): `u = clip(l - offset - 8 columns, limit)`.
-
-    0 where there is no word.
-    """
-    logs, columns, u, packed = arguments
-    limit = splat(builder, builder.and_(packed, constant(I64, 0xFFFF)), SHORT)
-    offset = splat(builder, builder.ashr(packed, constant(I64, 16)), SHORT)
+    """(logs, columns i8, offset, u out): `u = clip(l - offset - 8 columns)`, 0 if there is no word."""
+    logs, columns, offset, u = arguments
+    offset = splat(builder, offset, SHORT)
     column = builder.sext(load(builder, _at(builder, columns, i, 1), vector(LANES, 8)), SHORT)
     column = builder.shl(column, constant(SHORT, OFFSET_STEP_LOG))
     y = builder.sub(builder.sub(_load(builder, logs, i), offset), column)
-    y = builder.select(_present(builder, logs, i), _clip(builder, y, limit), ZERO)
+    y = builder.select(_present(builder, logs, i), _clip(builder, y), ZERO)
     store(builder, y, _at(builder, u, i, 2))
 
 
@@ -152,13 +157,13 @@ def _add_present(builder: Any, i: Any, arguments: Any) -> None:
 
 
 def _subtract(builder: Any, i: Any, arguments: Any) -> None:
-    """(logs, b, u, a): `u = clip(u - (a b >> FACTOR_LOG), ROW_CLIP)` where there are words."""
+    """(logs, b, u, a): `u = clip(u - (a b >> FACTOR_LOG))` where there are words."""
     logs, b, u, a = arguments
     y = builder.mul(_load(builder, b, i), splat(builder, a, SHORT))
     y = builder.ashr(y, constant(SHORT, FACTOR_LOG))
     y = builder.select(_present(builder, logs, i), y, ZERO)
     y = builder.sub(_load(builder, u, i), y)
-    store(builder, _clip(builder, y, constant(SHORT, ROW_CLIP)), _at(builder, u, i, 2))
+    store(builder, _clip(builder, y), _at(builder, u, i, 2))
 
 
 logs_2, logs_4 = _row_operation(_logs(2)), _row_operation(_logs(4))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from . import simd
-from .jit import kernel
+from .jit import inlined, subkernel
 from .spec import (
     BAD_PATCH,
     BAD_SIZE,
@@ -34,7 +34,7 @@ from .spec import (
     RANS_STATES_BYTES,
     ROW,
 )
-from .vector import copy_bytes
+from .vector import copy_bytes, read_u16, read_u32, write_u16, write_u32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,6 +62,7 @@ class EncodeScratch(NamedTuple):
     words: NDArray[np.uint16]  # filled from the end
     row_flags: NDArray[np.uint8]  # rows that hold a patched symbol
     states: NDArray[np.uint32]  # [LANES]
+    known: NDArray[np.uint8]  # [256]: whether the table has a symbol
     symbols: NDArray[np.uint8]  # [2, 256]: tables of rans8 and rans12
     frequencies: NDArray[np.uint32]  # [2, 256]
 
@@ -85,27 +86,19 @@ def encode_scratch(block_words: int) -> EncodeScratch:
         np.empty(block_words + 2 * LANES, np.uint16),
         np.empty(block_words // ROW + 1, np.uint8),
         np.empty(LANES, np.uint32),
+        np.empty(256, np.uint8),
         np.empty((2, 256), np.uint8),
         np.empty((2, 256), np.uint32),
     )
 
 
-@kernel
-def _read(payload: NDArray[np.uint8], at: int, n_bytes: int) -> int:
-    value = np.int64(0)
-    for i in range(n_bytes):
-        value |= np.int64(payload[at + i]) << (8 * i)
-    return value
+@subkernel
+def _at(array, offset):  # type: ignore[no-untyped-def]
+    """The address of byte `offset` of an array of bytes."""
+    return np.uint64(array.ctypes.data) + np.uint64(offset)
 
 
-@kernel
-def _write(value: int, n_bytes: int, out: NDArray[np.uint8], at: int) -> int:
-    for i in range(n_bytes):
-        out[at + i] = np.uint8((value >> (8 * i)) & 255)
-    return at + n_bytes
-
-
-@kernel
+@subkernel
 def table_bytes(coder: int, n_symbols: int) -> int:
     """Bytes of a payload's table, padded to an even number."""
     return 2 * n_symbols if coder == RANS8 else BITMAP_BYTES + (3 * n_symbols + 3) // 4 * 2
@@ -114,7 +107,7 @@ def table_bytes(coder: int, n_symbols: int) -> int:
 # --- decode -------------------------------------------------------------------------------------
 
 
-@kernel
+@inlined
 def _read_table(coder, payload, n_symbols, symbols, frequencies):  # type: ignore[no-untyped-def]
     """Read and check a table; its most frequent symbol, or -1 if it is not valid."""
     end = RANS_HEADER_BYTES + table_bytes(coder, n_symbols)
@@ -137,8 +130,8 @@ def _read_table(coder, payload, n_symbols, symbols, frequencies):  # type: ignor
             return -1
         at = RANS_HEADER_BYTES + BITMAP_BYTES
         for i in range(n_symbols):
-            pair = _read(payload, at + 3 * (i >> 1), 2 + (i & 1))
-            frequencies[i] = np.uint32((pair >> (12 * (i & 1))) & 4095)
+            pair = read_u16(_at(payload, at + 3 * (i >> 1) + (i & 1)))
+            frequencies[i] = np.uint32((pair >> (4 * (i & 1))) & 4095)
         used = (3 * n_symbols + 1) >> 1
         if n_symbols & 1 != 0 and payload[at + used - 1] >> 4 != 0:
             return -1
@@ -156,7 +149,7 @@ def _read_table(coder, payload, n_symbols, symbols, frequencies):  # type: ignor
     return np.int64(symbols[most])
 
 
-@kernel
+@inlined
 def _examine(  # type: ignore[no-untyped-def]
     coder, payload, n, bits, layout, states, symbols, frequencies
 ):
@@ -164,8 +157,8 @@ def _examine(  # type: ignore[no-untyped-def]
     n_rows = (n - 1) // ROW
     if payload.size < RANS_HEADER_BYTES + RANS_STATES_BYTES:
         return BAD_SIZE
-    n_words = _read(payload, 0, 4)
-    n_patches = _read(payload, 4, 2)
+    n_words = read_u32(_at(payload, np.int64(0)))
+    n_patches = read_u16(_at(payload, np.int64(4)))
     n_symbols = np.int64(payload[6]) + 1
     most = RANS8_MAX_SYMBOLS if coder == RANS8 else RANS12_MAX_SYMBOLS
     if payload[7] != 0 or n_symbols < 2 or n_symbols > most:
@@ -182,7 +175,7 @@ def _examine(  # type: ignore[no-untyped-def]
         return BAD_SYMBOL
 
     for lane in range(LANES):
-        state = _read(payload, states_at + 4 * lane, 4)
+        state = read_u32(_at(payload, states_at + 4 * lane))
         if state < RANS_STATE_LOW:
             return BAD_STATE
         states[lane] = np.uint32(state)
@@ -190,7 +183,7 @@ def _examine(  # type: ignore[no-untyped-def]
     previous = -1
     patch_symbols = patches_at + 2 * n_patches
     for i in range(n_patches):
-        position = _read(payload, patches_at + 2 * i, 2)
+        position = read_u16(_at(payload, patches_at + 2 * i))
         symbol = np.int64(payload[patch_symbols + i])
         if position <= previous or position >= n_rows * ROW or symbol == filler:
             return BAD_PATCH
@@ -208,7 +201,7 @@ def _examine(  # type: ignore[no-untyped-def]
     return OK
 
 
-@kernel
+@subkernel
 def _finish(payload, n, bits, out, layout, states, n_used):  # type: ignore[no-untyped-def]
     """After the rows: check the words and end states, write the tail and the patches. A status."""
     if n_used != layout[N_WORDS]:
@@ -230,14 +223,14 @@ def _finish(payload, n, bits, out, layout, states, n_used):  # type: ignore[no-u
     positions = layout[PATCHES_AT]
     symbols = positions + 2 * layout[N_PATCHES]
     for i in range(layout[N_PATCHES]):
-        position = _read(payload, positions + 2 * i, 2)
+        position = read_u16(_at(payload, positions + 2 * i))
         if np.int64(out[position]) != layout[FILLER]:
             return BAD_PATCH
         out[position] = payload[symbols + i]
     return OK
 
 
-@kernel
+@subkernel
 def _prepare(coder, payload, n, bits, scratch, slot):  # type: ignore[no-untyped-def]
     """Check a payload and build its table in `slot` of the scratch. A status."""
     symbols, frequencies = scratch.symbols[slot], scratch.frequencies[slot]
@@ -252,14 +245,14 @@ def _prepare(coder, payload, n, bits, scratch, slot):  # type: ignore[no-untyped
     return status
 
 
-@kernel
+@inlined
 def decode_plane(coder, payload, n, bits, out, scratch):  # type: ignore[no-untyped-def]
     """Decode a rans8 or rans12 payload (uint8) of `n` symbols. A status.
 
     `out` (uint8) has room for `n` rounded up to a multiple of 64. The payload may be hostile:
     nothing outside it is read and nothing outside `out`'s room written, whatever it says.
     """
-    status = _prepare(coder, payload, n, bits, scratch, 0)
+    status = _prepare(coder, payload, n, bits, scratch, np.int64(0))
     if status != OK:
         return status
     layout, states, table = scratch.layouts[0], scratch.states[0], scratch.tables[0]
@@ -272,16 +265,18 @@ def decode_plane(coder, payload, n, bits, out, scratch):  # type: ignore[no-unty
     return _finish(payload, n, bits, out, layout, states, n_used)
 
 
-@kernel
+@inlined
 def decode_two_planes(  # type: ignore[no-untyped-def]
     payload_a, out_a, payload_b, out_b, n, bits, scratch
 ):
-    """Decode two rans8 payloads of `n` symbols at once; `status_a | status_b << 8`."""
-    a = _prepare(RANS8, payload_a, n, bits, scratch, 0)
-    b = _prepare(RANS8, payload_b, n, bits, scratch, 1)
+    """Decode two rans8 payloads of `n` symbols at once; `status_a | status_b << 8`.
+
+    -1 if one of them cannot begin: the other must then be decoded alone.
+    """
+    a = _prepare(np.int64(RANS8), payload_a, n, bits, scratch, np.int64(0))
+    b = _prepare(np.int64(RANS8), payload_b, n, bits, scratch, np.int64(1))
     if a != OK or b != OK:
-        a = decode_plane(RANS8, payload_a, n, bits, out_a, scratch)
-        return a | decode_plane(RANS8, payload_b, n, bits, out_b, scratch) << 8
+        return np.int64(-1)
     layouts, states, tables = scratch.layouts, scratch.states, scratch.tables
     used_a, used_b = simd.decode_rows8_pair(
         payload_a[layouts[0, WORDS_AT] :],
@@ -303,7 +298,7 @@ def decode_two_planes(  # type: ignore[no-untyped-def]
 # --- encode -------------------------------------------------------------------------------------
 
 
-@kernel
+@subkernel
 def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: ignore[no-untyped-def]
     """Write the payload of `n` symbols (uint8); (patches, payload bytes).
 
@@ -314,7 +309,8 @@ def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: igno
     n_symbols = present.size
     n_rows = (n - 1) // ROW
     table, states, words = scratch.table, scratch.states, scratch.words
-    states[:] = RANS_STATE_LOW
+    for lane in range(LANES):
+        states[lane] = RANS_STATE_LOW
     for i in range(n_rows * ROW, n):
         j = i - n_rows * ROW
         states[j >> 1] |= np.uint32(symbols[i]) << np.uint32(8 * (j & 1))
@@ -326,7 +322,9 @@ def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: igno
         simd.encode_table12(present, frequencies, table)
         n_words = simd.encode_rows12(symbols, n_rows, table, states, words, scratch.row_flags)
 
-    known = np.zeros(256, np.uint8)
+    known = scratch.known
+    for i in range(256):
+        known[i] = 0
     for i in range(n_symbols):
         known[present[i]] = 1
     n_patches = 0
@@ -339,9 +337,10 @@ def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: igno
     if size >= out.size:
         return n_patches, 0
 
-    at = _write(n_words, 4, out, 0)
-    at = _write(n_patches, 2, out, at)
-    at = _write(n_symbols - 1, 2, out, at)
+    write_u32(_at(out, np.int64(0)), n_words)
+    write_u16(_at(out, np.int64(4)), n_patches)
+    write_u16(_at(out, np.int64(6)), n_symbols - 1)
+    at = np.int64(RANS_HEADER_BYTES)
     for i in range(at, at + table_bytes(coder, n_symbols)):
         out[i] = 0
     if coder == RANS8:
@@ -357,17 +356,19 @@ def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: igno
             out[where] |= np.uint8(shifted & 255)
             out[where + 1] |= np.uint8(shifted >> 8)
     at += table_bytes(coder, n_symbols)
-    first = np.uint64(words.ctypes.data) + np.uint64(2 * (words.size - n_words))
-    copy_bytes(np.uint64(out.ctypes.data) + np.uint64(at), first, np.uint64(2 * n_words))
+    first = _at(words, 2 * (words.size - n_words))
+    copy_bytes(_at(out, at), first, np.uint64(2 * n_words))
     at += 2 * n_words
     for lane in range(LANES):
-        at = _write(np.int64(states[lane]), 4, out, at)
+        write_u32(_at(out, at), np.int64(states[lane]))
+        at += 4
     patch_symbols = at + 2 * n_patches
     for row in range(n_rows):
         if scratch.row_flags[row] != 0:
             for i in range(row * ROW, (row + 1) * ROW):
                 if known[symbols[i]] == 0:
-                    at = _write(i, 2, out, at)
+                    write_u16(_at(out, at), np.int64(i))
+                    at += 2
                     out[patch_symbols] = symbols[i]
                     patch_symbols += 1
     return n_patches, size

@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import ir
 
 from .division import most_frequent, reciprocal, rounds_up
-from .jit import kernel
+from .jit import subkernel
 from .rows import I8, I32, Machine
 from .vector import I64, constant, load, store, vector
 
@@ -323,7 +323,7 @@ class Machine8(Machine):
         return b.add(b.add(x, bias), b.mul(b.lshr(q, shift), complement))
 
 
-@kernel
+@subkernel
 def _fill_ranks(table):  # type: ignore[no-untyped-def]
     rank = 255  # one less than the bits so far
     for i in range(32):
@@ -332,7 +332,7 @@ def _fill_ranks(table):  # type: ignore[no-untyped-def]
             rank += (np.int64(table[MAP + i]) >> k) & 1
 
 
-@kernel
+@subkernel
 def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     for i in range(32):
         table[MAP + i] = 0
@@ -346,7 +346,7 @@ def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     _fill_ranks(table)
 
 
-@kernel
+@subkernel
 def encode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     most = most_frequent(frequencies, symbols.size)
     up = rounds_up(np.int64(frequencies[most]))

@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import ir
 
 from .division import most_frequent, reciprocal, rounds_up
-from .jit import kernel
+from .jit import subkernel
 from .rows import I8, I32, Machine
 from .vector import I64, constant, load, store, vector
 
@@ -204,7 +204,7 @@ class Machine8(Machine):
         self._store_pairs(*lanes, 16, states)
 
 
-@kernel
+@subkernel
 def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     words = table.view(np.uint16)
     start = np.int64(0)
@@ -218,7 +218,7 @@ def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
         start += f
 
 
-@kernel
+@subkernel
 def encode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     dwords = table.view(np.uint32)
     most = most_frequent(frequencies, symbols.size)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from .jit import kernel
+from .jit import subkernel
 from .rows import I8, I16, I32, Machine
 from .spec import LANES, RANS8_BITS, RANS12_BITS, RANS_STATE_LOW, RANS_WORD_BITS
 from .vector import I64, constant, load, loop, store
@@ -221,7 +221,7 @@ class Plain12(Plain):
 Machine8, Machine12 = Plain8, Plain12
 
 
-@kernel
+@subkernel
 def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     entries = table.view(np.uint32)
     slot = np.int64(0)
@@ -235,7 +235,7 @@ def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
             slot += 1
 
 
-@kernel
+@subkernel
 def decode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     entries = table.view(np.uint32)
     slot = np.int64(0)
@@ -247,7 +247,7 @@ def decode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
         slot += f
 
 
-@kernel
+@subkernel
 def _encode_entry(entries, symbol, f, start, patched, bits):  # type: ignore[no-untyped-def]
     entries.view(np.uint64)[symbol] = np.uint64(((np.int64(1) << (32 + bits)) + f - 1) // f)
     entries[(COMPLEMENT >> 2) + 2 * symbol] = np.uint32((1 << bits) - f)
@@ -256,7 +256,7 @@ def _encode_entry(entries, symbol, f, start, patched, bits):  # type: ignore[no-
     entries[(PATCHED >> 2) + 2 * symbol] = np.uint32(patched)
 
 
-@kernel
+@subkernel
 def _encode_table(symbols, frequencies, table, bits):  # type: ignore[no-untyped-def]
     entries = table[:ENCODE_TABLE_BYTES].view(np.uint32)
     most = np.int64(0)
@@ -276,11 +276,11 @@ def _encode_table(symbols, frequencies, table, bits):  # type: ignore[no-untyped
         start += f
 
 
-@kernel
+@subkernel
 def encode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     _encode_table(symbols, frequencies, table, RANS8_BITS)
 
 
-@kernel
+@subkernel
 def encode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     _encode_table(symbols, frequencies, table, RANS12_BITS)

@@ -14,7 +14,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba.core import config
 
 from . import rows_plain
-from .jit import kernel
+from .jit import subkernel
 from .rows import ARGUMENTS, decoder, encoder
 
 AVX512 = {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vbmi", "+avx512vbmi2"}
@@ -47,7 +47,7 @@ _decode8, _encode8 = decoder(rows8.Machine8, 1), encoder(rows8.Machine8)
 _decode12, _encode12 = decoder(rows_plain.Machine12, 1), encoder(rows_plain.Machine12)
 
 
-@kernel
+@subkernel
 def _decode_arguments(arguments, words, n_words, table, states, out):  # type: ignore[no-untyped-def]
     arguments[0] = words.ctypes.data
     arguments[1] = n_words
@@ -56,7 +56,7 @@ def _decode_arguments(arguments, words, n_words, table, states, out):  # type: i
     arguments[4] = out.ctypes.data
 
 
-@kernel
+@subkernel
 def decode_rows8(words, n_words, n_rows, table, states, out):  # type: ignore[no-untyped-def]
     """Decode rows from `states` (uint32[32]), which are changed; how many words they asked for.
 
@@ -71,7 +71,7 @@ def decode_rows8(words, n_words, n_rows, table, states, out):  # type: ignore[no
 
 if LEVEL == "plain":
 
-    @kernel
+    @subkernel
     def decode_rows8_pair(  # type: ignore[no-untyped-def]
         words_a, n_words_a, table_a, states_a, out_a, words_b, n_words_b, table_b, states_b, out_b, n_rows
     ):
@@ -82,7 +82,7 @@ if LEVEL == "plain":
 else:
     _decode8_pair = decoder(rows8.Machine8, 2)
 
-    @kernel
+    @subkernel
     def decode_rows8_pair(  # type: ignore[no-untyped-def]
         words_a, n_words_a, table_a, states_a, out_a, words_b, n_words_b, table_b, states_b, out_b, n_rows
     ):
@@ -94,7 +94,7 @@ else:
         return np.int64(arguments[0, 1]), np.int64(arguments[1, 1])
 
 
-@kernel
+@subkernel
 def decode_rows12(words, n_words, n_rows, table, states, out):  # type: ignore[no-untyped-def]
     """As `decode_rows8`, for rans12."""
     arguments = np.empty(ARGUMENTS, np.uint64)
@@ -103,7 +103,7 @@ def decode_rows12(words, n_words, n_rows, table, states, out):  # type: ignore[n
     return np.int64(arguments[1])
 
 
-@kernel
+@subkernel
 def _encode_arguments(arguments, symbols, table, states, words, row_flags):  # type: ignore[no-untyped-def]
     end = np.uint64(words.ctypes.data) + np.uint64(2 * words.size)
     arguments[0] = symbols.ctypes.data
@@ -114,7 +114,7 @@ def _encode_arguments(arguments, symbols, table, states, words, row_flags):  # t
     return end
 
 
-@kernel
+@subkernel
 def encode_rows8(symbols, n_rows, table, states, words, row_flags):  # type: ignore[no-untyped-def]
     """Encode rows into the last of `words` (uint16); how many. Changes `states` (uint32[32]).
 
@@ -127,7 +127,7 @@ def encode_rows8(symbols, n_rows, table, states, words, row_flags):  # type: ign
     return np.int64(end - arguments[3]) >> 1
 
 
-@kernel
+@subkernel
 def encode_rows12(symbols, n_rows, table, states, words, row_flags):  # type: ignore[no-untyped-def]
     """As `encode_rows8`, for rans12, with two words a lane and row."""
     arguments = np.empty(ARGUMENTS, np.uint64)

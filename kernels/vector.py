@@ -90,3 +90,31 @@ def copy_bytes(typing_context: Any, target: Any, source: Any, n_bytes: Any) -> A
         cgutils.raw_memcpy(builder, to, at, arguments[2], 1)
 
     return signature, generate
+
+
+def _reader(bits: int) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def read(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return builder.zext(load(builder, arguments[0], ir.IntType(bits)), I64)
+
+        return types.int64(address), generate
+
+    return read
+
+
+def _writer(bits: int) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def write(typing_context: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> None:
+            store(builder, builder.trunc(arguments[1], ir.IntType(bits)), arguments[0])
+
+        return types.void(address, types.int64), generate
+
+    return write
+
+
+read_u16, read_u32 = _reader(16), _reader(32)
+"""The integer at an address (uint64), as int64."""
+write_u16, write_u32 = _writer(16), _writer(32)
+"""Write the low bits of an int64 to an address (uint64)."""

@@ -3,7 +3,9 @@
 
     mutation_worker.py guard COUNT SEED     frames and outputs lie against forbidden pages
     mutation_worker.py oracle COUNT SEED    block hashes are right too, spec_decoder.py judges
+    mutation_worker.py encode COUNT SEED    the encoder's inputs and outputs lie there as well
     mutation_worker.py touch                reads one byte too far: must crash
+    mutation_worker.py overrun              writes one byte too far on the heap: must crash
 
 Prints one JSON object. Anything but a GpucodecError or a sound result is a traceback.
 """
@@ -23,8 +25,11 @@ import mutate
 import numpy as np
 import seeds
 import spec_decoder
+from helpers import CONTENTS, NAMES, sample
 
 import gpucodec
+from gpucodec import cpu, dtypes, frame as container
+from gpucodec.kernels import encode as kernel
 
 POISON = 0xA5
 CANARY = 64
@@ -128,6 +133,42 @@ def oracle(count: int, seed: int) -> dict[str, int]:
     return dict(outcomes)
 
 
+def encode(count: int, seed: int) -> dict[str, int]:
+    source, target = Guarded(), Guarded()
+    rng = np.random.default_rng(seed)
+    for trial in range(count):
+        dtype = dtypes.BY_NAME[NAMES[rng.integers(0, len(NAMES))]]
+        row = dtype.spec
+        n = int(rng.integers(1, 1000) if trial % 32 else rng.integers(60_000, 66_000))
+        array = sample(dtype.name, n, CONTENTS[trial % len(CONTENTS)], trial)
+        placed, _ = source.place(array.nbytes, low=bool(trial & 1))
+        placed[:] = array.view(np.uint8)
+        block_log = int(rng.integers(6, 10) if trial % 32 else 16)
+        frame = gpucodec.encode(placed.view(dtype.numpy), gpucodec.TensorConfig(1 << block_log))
+        assert gpucodec.decode(frame).tobytes() == array.tobytes(), trial
+
+        n_words = n * row.words
+        n_blocks = -(-n_words >> block_log)
+        room = container.max_payload_bytes(dtype, n_words, block_log) + cpu.WRITE_SLACK
+        out, canary = target.place(room, low=bool(trial & 2))
+        out[:] = canary[:] = POISON
+        entries = np.empty((n_blocks, len(row.planes)), np.uint32)
+        hashes = np.empty(n_blocks, np.uint64)
+        kernel.encode_blocks(
+            *(placed, 1 << block_log, row.word_bytes, row.transform, dtype.bits),
+            *(out, entries, hashes, kernel.scratch(1 << block_log)),
+        )
+        assert (canary == POISON).all(), (trial, seed)
+    return {"encoded": count}
+
+
+def overrun() -> None:
+    array = np.empty(100_000, np.uint8)
+    ctypes.memset(array.ctypes.data + array.size, 0, 1)
+    del array
+    print("not noticed")
+
+
 def touch() -> None:
     placed, _ = Guarded().place(16, low=False)
     print(ctypes.c_uint8.from_address(placed.ctypes.data + 16).value)
@@ -149,10 +190,12 @@ def check_bounds_are_checked() -> None:
 
 if __name__ == "__main__":
     mode, *numbers = sys.argv[1:]
-    if mode == "touch":
-        touch()
+    if not numbers:
+        {"touch": touch, "overrun": overrun}[mode]()
     else:
-        if numba_checks := "bounds" in numbers:
+        if bounds := "bounds" in numbers:
             check_bounds_are_checked()
-        run = {"guard": guard, "oracle": oracle}[mode]
-        print(json.dumps(run(int(numbers[0]), int(numbers[1])) | {"bounds": numba_checks}))
+        run = {"guard": guard, "oracle": oracle, "encode": encode}[mode]
+        outcomes = run(int(numbers[0]), int(numbers[1]))
+        vars(cpu._scratch).clear()  # a heap that is checked is checked when it is given back
+        print(json.dumps(outcomes | {"bounds": bounds}))

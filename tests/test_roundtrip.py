@@ -13,7 +13,7 @@ from helpers import CONTENTS, NAMES, numpy_dtype, raw_bytes, same, sample
 from hypothesis import given, strategies as st
 
 import gpucodec
-from gpucodec import TensorConfig
+from gpucodec import TensorConfig, codec, frame as container
 
 BLOCK_SIZES = (None, *(1 << log for log in range(6, 17)))
 configs = st.sampled_from([TensorConfig(block_size=size) for size in BLOCK_SIZES])
@@ -197,6 +197,27 @@ def test_decoding_a_batch_into():
     results = gpucodec.decode_batch(frames, outs)
     assert all(result is out for result, out in zip(results, outs, strict=True))
     assert all(same(out, a) for out, a in zip(outs, arrays_, strict=True))
+
+
+@pytest.mark.parametrize("content", ["values", "noise"])  # planes, and a stored frame
+def test_any_run_of_blocks_decodes_alone(content):
+    array = sample("float32", 1000, content)
+    raw, frame = array.view(np.uint8), gpucodec.encode(array, TensorConfig(128))
+    parsed = container.parse(frame[: container.table_bytes(frame[:40])], whole=False)
+    for first in range(parsed.n_blocks + 1):
+        for last in range(first, parsed.n_blocks + 1):
+            payload = frame[parsed.offsets[first] : parsed.offsets[last]]
+            expected = raw[512 * first : 512 * last]
+            out = np.empty_like(expected)
+            codec.decode_blocks(parsed, payload, first, last, out)
+            np.testing.assert_array_equal(out, expected)
+            if payload.size:
+                with pytest.raises(gpucodec.TruncatedError):
+                    codec.decode_blocks(parsed, payload[:-1], first, last, out)
+                damaged = payload.copy()
+                damaged[payload.size // 2] ^= 4
+                with pytest.raises(gpucodec.CorruptionError, match="block"):
+                    codec.decode_blocks(parsed, damaged, first, last, out)
 
 
 def test_wrong_outputs_are_refused():

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import time
 import tracemalloc
 from typing import Any
 
@@ -27,6 +29,7 @@ import gpucodec
 from gpucodec import frame as frames
 from gpucodec.errors import CorruptionError, GpucodecError, TruncatedError
 from gpucodec.kernels import spec
+from gpucodec.zarr.steps import each
 
 DATA = np.random.default_rng(0).normal(0, 0.02, (1024, 1024)).astype(np.float32)
 
@@ -151,6 +154,25 @@ def test_missing_chunks_are_fill_values_unless_they_must_not_be(shards: Any, pip
             with pytest.raises(zarr.errors.ChunkNotFoundError, match=key):
                 strict[5:9, 30:40]
             np.testing.assert_array_equal(strict[:, :32], data[:, :32])
+
+
+def test_after_an_error_nothing_is_under_way_any_more() -> None:
+    running: list[int] = []
+
+    def work(i: int) -> None:
+        running.append(i)
+        time.sleep(0.02 * (i + 1))
+        running.remove(i)
+        if i == 0:
+            raise CorruptionError
+
+    async def main() -> None:
+        calls = ((work, i) for i in range(10))
+        with pytest.raises(CorruptionError):
+            await each(asyncio.to_thread, calls, 3)
+        assert running == []
+
+    asyncio.run(main())
 
 
 def test_a_shard_index_that_points_outside_is_an_error() -> None:

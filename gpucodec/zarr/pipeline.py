@@ -12,6 +12,7 @@ from zarr.codecs import ShardingCodec
 from ._compat import BatchedCodecPipeline
 from .chunk import chunk_of
 from .codec import TensorCodec, is_box
+from .partial import MIN_SAVING
 from .read import read_chunks, read_shards
 from .shard import is_standard_index
 from .steps import each, is_sync_handle, run
@@ -78,7 +79,9 @@ class Pipeline(BatchedCodecPipeline):
                 return read_shards(part, target, sharding, codec.config)
             return read_chunks(part, repeat(target), codec.config, boxes=boxes, drop_axes=drop_axes)
 
-        present = await _run_windows(steps, batch)
+        # Of boxes, little more is decoded than what is selected; else, or of small chunks, all.
+        n_bytes = target.nbytes // len(batch) + MIN_SAVING if boxes else _chunk_bytes(batch)
+        present = await _run_windows(steps, batch, n_bytes)
         return tuple(
             {"status": "present" if there else "missing"} for part in present for there in part
         )
@@ -109,16 +112,21 @@ class Pipeline(BatchedCodecPipeline):
             if rest:
                 await super().write(rest, value, drop_axes)
             batch = [item for item in batch if boxes and item[4]]
-        await _run_windows(steps, batch)
+        if batch:
+            await _run_windows(steps, batch, _chunk_bytes(batch))
         return None
 
 
-async def _run_windows(steps: Callable[[list[Any]], Steps[T]], items: list[Any]) -> list[T]:
-    """Run over a batch in windows of some `WINDOW_BYTES`."""
-    if not items:
-        return []
+def _chunk_bytes(items: list[Any]) -> int:
+    return max(1, chunk_of(items[0][1]).nbytes)
+
+
+async def _run_windows(
+    steps: Callable[[list[Any]], Steps[T]], items: list[Any], n_bytes: int
+) -> list[T]:
+    """Run over a batch in windows of `WINDOW_BYTES`, with `n_bytes` for each item."""
     handle, spec = items[0][:2]
-    size = max(1, WINDOW_BYTES // max(1, chunk_of(spec).nbytes))
+    size = max(1, WINDOW_BYTES // n_bytes)
     sync = is_sync_handle(handle)
 
     async def window(start: int) -> T:

@@ -135,18 +135,29 @@ def is_sync_handle(handle: Any) -> bool:
 async def each(
     call: Callable[..., Awaitable[T]], arguments: Iterable[tuple[Any, ...]], limit: int
 ) -> list[T]:
-    """Results in order, with at most `limit` calls under way; after an error none keeps running."""
-    gate = asyncio.Semaphore(limit)
+    """Results in order, with at most `limit` calls under way.
 
-    async def one(*given: Any) -> T:
-        async with gate:
-            return await call(*given)
+    After an error no further call starts, and those under way end before it is raised: nobody
+    writes to the caller's memory any more.
+    """
+    queue = list(arguments)
+    results: list[Any] = [None] * len(queue)
+    numbered = enumerate(queue)
+    failed = False
 
-    tasks = [asyncio.ensure_future(one(*given)) for given in arguments]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
+    async def work() -> None:
+        nonlocal failed
+        for i, given in numbered:  # shared: each call is taken once
+            if failed:
+                return
+            try:
+                results[i] = await call(*given)
+            except BaseException:
+                failed = True
+                raise
+
+    workers = (work() for _ in range(min(limit, len(queue))))
+    for outcome in await asyncio.gather(*workers, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
+    return results
