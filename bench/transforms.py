@@ -16,10 +16,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+import gpucodec
 from gpucodec.kernels import checksum, choose, palette, planes, predictor, rans, sparse
 from gpucodec.kernels.entries import aligned, payload_bytes
 from gpucodec.kernels.predictor_fit import fit
-from gpucodec.kernels.spec import ROTATE, ROW
+from gpucodec.kernels.spec import PROBE_STRIDE, ROTATE, ROW
 
 from .corpus import Corpus, open_corpus
 
@@ -31,6 +32,7 @@ HASH_BYTES: Final = 8
 MODEL_BYTES: Final = 112  # header and nested frame of a model, without its offsets
 DENSE: Final = {"bfloat16": (8, 8), "float16": (8, 8), "float32": (8, 8, 8, 8)}
 FRAMES: Final = (
+    "pruned to +0 bfloat16",
     "pruned weights bfloat16",
     "pruned weights float32",
     "post-ReLU bfloat16",
@@ -45,27 +47,25 @@ FRAMES: Final = (
 
 
 @njit(nogil=True)
-def encode_words(raw, word_bytes, bits, out, symbols, scratch):  # type: ignore[no-untyped-def]
-    """Bytes of the payloads of one dense block."""
-    n = raw.size // word_bytes
-    total = 0
-    if n > 0:
-        planes.split(raw, word_bytes, ROTATE, bits, symbols)
-        for p in range(bits.size):
-            entry = choose.encode_plane(symbols[p], n, np.int64(bits[p]), out, scratch)
-            total += aligned(payload_bytes(np.int64(entry)))
-    return total
+def plane_size(symbols, n, bits, out, scratch):  # type: ignore[no-untyped-def]
+    """Bytes of a plane's payload as the codec stores it."""
+    entry = choose.encode_plane(symbols, n, bits, out, scratch)
+    return aligned(payload_bytes(np.int64(entry)))
 
 
 @njit(nogil=True)
-def encode_mask(raw, word_bytes, mask, packed, out, scratch):  # type: ignore[no-untyped-def]
-    """(words that are not zero, bytes of the mask's payload); (-1, 0) if the block is dense."""
-    if not sparse.promising(raw, word_bytes, mask, packed):
+def encode_mask(raw, word_bytes, mask, packed, signs, out, scratch):  # type: ignore[no-untyped-def]
+    """(words that are not zero, bytes of mask and signs); (-1, 0) if the block is dense."""
+    magnitude = sparse.magnitude_bits(word_bytes, ROTATE)
+    if not sparse.promising(raw, word_bytes, magnitude, mask, packed):
         return -1, 0
-    count = sparse.pack(raw, word_bytes, mask, packed)
+    count, has_signs = sparse.pack(raw, word_bytes, magnitude, mask, packed)
     n_symbols = sparse.mask_symbols(raw.size // word_bytes)
-    entry = choose.encode_plane(mask, n_symbols, sparse.MASK_BITS, out, scratch)
-    return count, aligned(payload_bytes(np.int64(entry)))
+    total = plane_size(mask, n_symbols, sparse.MASK_BITS, out, scratch)
+    if has_signs:
+        n_signs = sparse.read_signs(raw, word_bytes, mask, signs)
+        total += plane_size(signs, n_signs, 1, out, scratch)
+    return count, total
 
 
 @njit(nogil=True)
@@ -78,31 +78,45 @@ class Coder:
 
     def __init__(self) -> None:
         self.scratch = rans.encode_scratch(BLOCK)
-        self.symbols = np.empty((9, BLOCK + 2 * ROW), np.uint8)
+        self.symbols = np.empty(BLOCK + 2 * ROW, np.uint8)
         self.out = np.empty(2 * BLOCK, np.uint8)
-        self.mask = np.empty(BLOCK, np.uint8)
+        self.mask, self.signs = np.empty((2, BLOCK + ROW), np.uint8)
         self.packed = np.empty(8 * (BLOCK + ROW), np.uint8)
 
     def size(self, raw: Array, word_bytes: int, bits: tuple[int, ...], *, zeros: bool) -> int:
         """Bytes of the blocks of `raw` (uint8), table included; `zeros`: the sparse transform."""
         total = 0
-        widths = np.array(bits, np.uint8)
         for at in range(0, raw.size, BLOCK * word_bytes):
             block = raw[at : at + BLOCK * word_bytes]
-            total += HASH_BYTES + ENTRY_BYTES * (len(bits) + zeros)
+            total += HASH_BYTES + ENTRY_BYTES * (len(bits) + 2 * zeros)
             if zeros:
-                count, n_bytes = encode_mask(
-                    block, word_bytes, self.mask, self.packed, self.out, self.scratch
-                )
+                work = self.mask, self.packed, self.signs, self.out, self.scratch
+                count, n_bytes = encode_mask(block, word_bytes, *work)
                 total += n_bytes
                 block = block if count < 0 else self.packed[: count * word_bytes]
-            total += encode_words(block, word_bytes, widths, self.out, self.symbols, self.scratch)
+            total += self.planes_size(block.view(f"u{word_bytes}"), bits)
+        return total
+
+    def planes_size(self, words: Array, bits: tuple[int, ...]) -> int:
+        """Bytes of the planes of one block, rotated as floats are."""
+        total = 0
+        below = 8 * words.itemsize
+        rotated = words << 1 | words >> (below - 1)
+        for width in bits if words.size else ():
+            below -= width
+            self.symbols[: words.size] = rotated >> below & ((1 << width) - 1)
+            total += plane_size(self.symbols, words.size, width, self.out, self.scratch)
         return total
 
     def model_size(self, model: predictor.Model) -> int:
         """Bytes of a model's offsets."""
-        offsets = np.concatenate([a[: a.size - predictor.PAD] for a in model[:4]]).view(np.uint8)
-        return MODEL_BYTES + self.size(offsets, 1, (8,), zeros=False)
+        offsets = predictor.join(model)
+        total = MODEL_BYTES
+        for at in range(0, offsets.size, BLOCK):
+            part = offsets[at : at + BLOCK]
+            self.symbols[: part.size] = part
+            total += plane_size(self.symbols, part.size, 8, self.out, self.scratch)
+        return total
 
 
 def combinations(coder: Coder, array: Array, name: str) -> dict[str, int]:
@@ -114,8 +128,8 @@ def combinations(coder: Coder, array: Array, name: str) -> dict[str, int]:
         "dense": coder.size(raw, word_bytes, DENSE[name], zeros=False),
         "sparse": coder.size(raw, word_bytes, DENSE[name], zeros=True),
     }
-    _, mantissa_bits, middle, bits = predictor.PREDICTED[name]
-    model = fit(words, mantissa_bits, middle)
+    bits = predictor.PREDICTED[name][3]
+    model = fit(words, name)
     sizes["predicted"] = sizes["both"] = min(sizes["dense"], sizes["sparse"])
     if model is not None:
         moved = np.empty_like(raw)
@@ -128,7 +142,10 @@ def combinations(coder: Coder, array: Array, name: str) -> dict[str, int]:
 
 def frames_table(corpus: Corpus, kinds: tuple[str, ...]) -> None:
     coder = Coder()
-    print(f"{'bits a value':28}" + "".join(f"{c:>11}" for c in ("dense", "sparse", "predicted", "both")))
+    print(
+        f"{'bits a value':28}"
+        + "".join(f"{c:>11}" for c in ("dense", "sparse", "predicted", "both"))
+    )
     for kind in kinds:
         tensors, name = made(corpus, kind)
         totals: dict[str, int] = {}
@@ -146,6 +163,9 @@ def frames_table(corpus: Corpus, kinds: tuple[str, ...]) -> None:
 def made(corpus: Corpus, kind: str) -> tuple[dict[str, Array], str]:
     """Tensors of a kind of the corpus, or a cast of one; and their type's name."""
     source, _, name = kind.rpartition(" ")
+    if source == "pruned to +0":  # a product with a mask leaves -0.0
+        tensors = corpus.tensors(f"pruned weights {name}")
+        return {key: np.where(a == 0, np.zeros_like(a), a) for key, a in tensors.items()}, name
     if kind in set(corpus.kinds()):
         return corpus.tensors(kind), name
     import ml_dtypes
@@ -178,15 +198,108 @@ def masks_table() -> None:
         for width in (1, 2, 4, 8):
             parts = [(packed >> at) & ((1 << width) - 1) for at in range(0, 8, width)]
             symbols = np.stack(parts, 1).ravel().astype(np.uint8)
+            count = BLOCK // width
             total = 0
-            for at in range(0, symbols.size, BLOCK // width):
-                block = np.zeros(BLOCK + 2 * ROW, np.uint8)
-                block[: BLOCK // width] = symbols[at : at + BLOCK // width]
-                total += plane_size(block, BLOCK // width, width, coder.out, coder.scratch)
+            for at in range(0, symbols.size, count):
+                coder.symbols[:count] = symbols[at : at + count]
+                total += plane_size(coder.symbols, count, width, coder.out, coder.scratch)
             cells.append(f"{8 * total / n:13.4f}")
         print(f"{label:28}" + "".join(cells))
 
 
+# --- palette ----------------------------------------------------------------------------------
+
+
 @njit(nogil=True)
-def plane_size(symbols, n, bits, out, scratch):  # type: ignore[no-untyped-def]
-    return payload_bytes(np.int64(choose.encode_plane(symbols, n, bits, out, scratch)))
+def encode_palette(raw, bits, out, sizes, symbols, scratch, flags):  # type: ignore[no-untyped-def]
+    """Encode the blocks of `raw` (uint8, words of two bytes) with palette and raw plane; bytes."""
+    total = 0
+    for b in range(sizes.shape[0]):
+        block = raw[2 * BLOCK * b : 2 * BLOCK * (b + 1)]
+        n = block.size // 2
+        checksum.xxh3(np.uint64(block.ctypes.data), block.size)
+        planes.split(block, 2, ROTATE, bits, symbols)
+        counted = choose._histogram(symbols[0], (n - 1) // ROW, PROBE_STRIDE, scratch.counts)
+        width, base, _ = palette.plan(scratch.counts[0], counted, n, 8)
+        size = palette.encode(symbols[0], n, 8, width, base, out[b, :n], flags)
+        for i in range(n):
+            out[b, n + i] = symbols[1, i]
+        sizes[b, 0], sizes[b, 1] = width, size
+        total += aligned(size) + n
+    return total
+
+
+@njit(nogil=True)
+def decode_palette(coded, sizes, bits, raw, symbols):  # type: ignore[no-untyped-def]
+    """Decode what `encode_palette` wrote; the sum of all statuses."""
+    status = 0
+    where = np.empty((2, 3), np.uint64)
+    for b in range(sizes.shape[0]):
+        block = raw[2 * BLOCK * b : 2 * BLOCK * (b + 1)]
+        n = block.size // 2
+        status += palette.decode(coded[b, : sizes[b, 1]], n, 8, sizes[b, 0], symbols[0])
+        where[0, 0] = symbols[0].ctypes.data
+        where[1, 0] = coded[b, n:].ctypes.data
+        planes.merge(where, 2, ROTATE, bits, block)
+        checksum.xxh3(np.uint64(block.ctypes.data), block.size)
+    return status
+
+
+def palette_table(corpus: Corpus, rounds: int) -> None:
+    """Palette against the codec as it is, on one core and with checksums."""
+    array = corpus.flat("weights bfloat16").view(np.uint16)
+    array = array[: array.size // BLOCK * BLOCK]
+    raw = array.view(np.uint8)
+    n_blocks = array.size // BLOCK
+    bits, symbols = np.array([8, 8], np.uint8), np.empty((2, BLOCK + 2 * ROW), np.uint8)
+    coded, sizes = (
+        np.empty((n_blocks, 2 * BLOCK + ROW), np.uint8),
+        np.zeros((n_blocks, 2), np.int64),
+    )
+    flags, scratch = np.empty(BLOCK // ROW, np.uint64), rans.encode_scratch(BLOCK)
+    decoded = np.empty_like(raw)
+    import ml_dtypes
+
+    values = array.view(ml_dtypes.bfloat16)
+    frame = gpucodec.encode(values, threads=1)
+    steps: dict[str, Callable[[], Any]] = {
+        "rANS encode": lambda: gpucodec.encode(values, threads=1),
+        "palette encode": lambda: encode_palette(raw, bits, coded, sizes, symbols, scratch, flags),
+        "rANS decode": lambda: gpucodec.decode(frame, decoded, threads=1),
+        "palette decode": lambda: decode_palette(coded, sizes, bits, decoded, symbols),
+    }
+    n_bytes = encode_palette(raw, bits, coded, sizes, symbols, scratch, flags)
+    n_bytes += n_blocks * (HASH_BYTES + 2 * ENTRY_BYTES)
+    assert decode_palette(coded, sizes, bits, decoded, symbols) == 0
+    assert np.array_equal(raw, decoded)
+    best = dict.fromkeys(steps, np.inf)
+    for _ in range(rounds):
+        for label, step in steps.items():
+            begin = time.thread_time()
+            step()
+            best[label] = min(best[label], time.thread_time() - begin)
+    print(
+        f"\nbfloat16 weights, ratio: rANS {raw.size / frame.size:.4f}, "
+        f"palette {raw.size / n_bytes:.4f} ({np.bincount(sizes[:, 0]).argmax()} bits)"
+    )
+    for label, seconds in best.items():
+        print(f"{label:28}{raw.size / seconds / 1e9:8.2f} GB/s")
+    for way in ("encode", "decode"):
+        ratio = best[f"rANS {way}"] / best[f"palette {way}"]
+        print(f"palette {way}: {ratio:.2f}x rANS")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.transforms", description=__doc__)
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--kinds", nargs="+", default=FRAMES)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    corpus = open_corpus(options.size)
+    palette_table(corpus, options.rounds)
+    masks_table()
+    frames_table(corpus, tuple(options.kinds))
+
+
+if __name__ == "__main__":
+    main()

@@ -114,7 +114,8 @@ def encode(array: Any, config: TensorConfig | None = None, *, threads: int | Non
     """
     words, dtype, shape = buffers.elements(array)
     block_log = (config or DEFAULT_CONFIG).block_log(dtype.spec.word_bytes)
-    return _engine().encode(words, dtype, shape, block_log, threads)
+    frame: Bytes = _engine().encode(words, dtype, shape, block_log, threads)
+    return frame
 
 
 def decode(
@@ -222,8 +223,8 @@ def decode_blocks(
     if payload.size != expected:
         message = f"blocks {first} to {last} have {expected} payload bytes, got {payload.size}"
         raise TruncatedError(message)
-    n_bytes = min(last * frame.block_bytes, frame.decoded_bytes) - first * frame.block_bytes
-    assert out.size == n_bytes, (out.size, n_bytes)
+    start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
+    assert out.size == stop - start, (out.size, stop - start)
     status = np.zeros(last - first, np.uint8)
     jobs = _engine().decode_jobs(frame, payload, first, last, out, status)
     pool.run((work for _, work in jobs), threads)

@@ -41,12 +41,13 @@ class DType:
         except TypeError:
             pass
         try:
-            import ml_dtypes  # noqa: PLC0415 - only those who use such types pay for it
+            import ml_dtypes  # only those who use such types pay for it
 
-            return np.dtype(getattr(ml_dtypes, self.name))
+            found: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, self.name))
         except (ImportError, AttributeError) as error:
             message = f"NumPy needs ml_dtypes (>= 0.5) for {self.name}: {error}"
             raise UnsupportedError(message) from error
+        return found
 
 
 BY_CODE = {row.code: DType(row) for row in DTYPES}

@@ -164,7 +164,9 @@ def _geometry(raw: Bytes) -> tuple[DType, int, int, int, int, int, int, int]:
         message = f"frame has data type code {code}, this gpucodec knows 1 to {max(BY_CODE)}"
         raise UnsupportedError(message)
     if flags & ~spec.STORED or reserved:
-        message = f"header has flags {flags:#x} and reserved field {reserved}, known are {spec.STORED}"
+        message = (
+            f"header has flags {flags:#x} and reserved field {reserved}, known are {spec.STORED}"
+        )
         raise UnsupportedError(message)
     if n_dims > spec.MAX_DIMS:
         message = f"frame has {n_dims} dimensions, the format allows {spec.MAX_DIMS}"

@@ -32,6 +32,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from . import rans
 from .jit import inlined, subkernel
 from .planes import pack_bits
@@ -52,6 +53,7 @@ from .spec import (
     RANS_HEADER_BYTES,
     RANS_STATES_BYTES,
     RARE_LOG,
+    RARE_LOG_12,
     RAW,
     ROW,
     SAMPLE_MIN_ROWS,
@@ -62,7 +64,6 @@ from .vector import copy_bytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RARE_LOG_12 = 14
 LOG2_STEPS_LOG = 8
 
 
@@ -239,7 +240,9 @@ def _rans_plane(symbols, n, bits, raw_bytes, out, scratch):  # type: ignore[no-u
     counts = scratch.counts
     stride = np.int64(1)
     if n_rows >= SAMPLE_MIN_ROWS:
-        if not _promising(counts, _histogram(symbols, n_rows, np.int64(PROBE_STRIDE), counts), bits):
+        if not _promising(
+            counts, _histogram(symbols, n_rows, np.int64(PROBE_STRIDE), counts), bits
+        ):
             return RAW, 0
         stride = np.int64(SAMPLE_STRIDE)
     while True:

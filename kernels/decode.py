@@ -15,7 +15,7 @@ from numba import typeof, types
 from . import planes, rans
 from .checksum import xxh3
 from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
-from .jit import SOURCES, entry_point, inlined, subkernel, readonly_bytes
+from .jit import SOURCES, entry_point, inlined, readonly_bytes
 from .spec import (
     BAD_HASH,
     BAD_PADDING,
@@ -132,7 +132,9 @@ def _entry_point(sources: str) -> Any:
                 paired = (first + 2) * block_bytes <= raw.size  # both blocks are full
                 for q in range(count):
                     where[q, p, 0] = symbols[q, p].ctypes.data
-                    paired = paired and np.int64(entries[first + q, p]) >> ENTRY_CODER_SHIFT == RANS8
+                    paired = (
+                        paired and np.int64(entries[first + q, p]) >> ENTRY_CODER_SHIFT == RANS8
+                    )
                 if paired:
                     end_a = position[0] + payload_bytes(np.int64(entries[first, p]))
                     end_b = position[1] + payload_bytes(np.int64(entries[first + 1, p]))

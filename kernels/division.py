@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact division by a frequency of rans8 with 32-bit reciprocals, for the vector encoders.
 
-`floor(x / f) = (x + more) * reciprocal >> 32 + shift` for x < f * 2^24, with `2^shift <= f`. Rounded
+`floor(x / f) = (x + more) * reciprocal >> 32 + shift` for 1 <= x < f * 2^24, and `2^shift <= f`. Rounded
 up, `more` is 0, and the quotient exact while `f * (-2^k mod f) <= 2^(k - 24)`; rounded down, `more` is
 1, and it is exact while `f * (2^k mod f) <= 2^(k - 24)`; k is 32 + shift. For f < 128 and powers of
 two both hold. For others at least one does, as the two remainders sum to f < 256, and a table

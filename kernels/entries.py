@@ -29,9 +29,7 @@ def payload_bytes(entry: int) -> int:
 
 def _entry_point(sources: str) -> Any:
     @entry_point(
-        types.int64(
-            types.Array(types.uint32, 2, "C", readonly=True), types.int64, types.int64[::1]
-        )
+        types.int64(types.Array(types.uint32, 2, "C", readonly=True), types.int64, types.int64[::1])
     )
     def locate_payloads(entries, start, offsets):  # type: ignore[no-untyped-def]
         """Fill `offsets` int64[n_blocks + 1]: where each block's payloads start, and the end.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parallel LZ: a block's payload, from the matches of `lz_match` and the streams of `lz_code`.
+"""Parallel LZ: the payload of a block, and its decoder.
 
 Words are copied whole, and no word is more than `MAX_DEPTH` copies away from a literal, so that a
 GPU decodes by a scan over the sequences, five rounds of pointer jumping and one gather. Here the
@@ -8,16 +8,33 @@ decoder is the ordinary loop, which gives the same bytes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from . import lz_code, lz_match, planes, simd
+from . import lz_code, lz_match, lz_rows, planes
 from .checksum import xxh3
-from .jit import kernel
-from .lz_code import CODED, CONSTANT, RAW, RIDERS
-from .lz_ops import SLACK, copy32, fill32, highest_bit, load64, store64
+from .jit import inlined, subkernel
+from .lz_code import CODED, CONSTANT, RAW, Counts
+from .lz_ops import (
+    CODE_ROW,
+    SLACK,
+    clear,
+    code_rows,
+    copy32,
+    fill32,
+    get8,
+    get16,
+    get32,
+    get64,
+    highest_bit,
+    put8,
+    put16,
+    put32,
+    put64,
+)
 from .spec import (
+    BAD_HASH,
     BAD_PADDING,
     BAD_SIZE,
     BAD_STATE,
@@ -30,123 +47,131 @@ from .spec import (
     RANS_STATE_LOW,
     RANS_STATES_BYTES,
     ROTATE,
+    ROW,
 )
+from .vector import copy_bytes
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+# --- constants of the format (for spec.py) --------------------------------------------------------
 
 MAX_WORDS = 1 << 16
 MAX_WORD_BYTES = 8
-HEADER_BYTES = 16  # check u32, flags u8, modes u24, n_sequences u16, n_literals u16, n_words u32
-FLAGS_AT, MODES_AT, SEQUENCES_AT, LITERALS_AT, WORDS_AT = 4, 5, 8, 10, 12
+# check u32, flags u8, modes u24, n_sequences u16, n_literals u16, n_words u32
+HEADER_BYTES, FLAGS_AT, MODES_AT, SEQUENCES_AT, LITERALS_AT, WORDS_AT = 16, 4, 5, 8, 10, 12
 ROTATED, FILLED, ODD_SHIFT = 4, 8, 4  # flags; below them log2 of the word size
 MAX_CODE = 59  # of 65,535
 FILL_CODE, REPEAT_CODE, DISTANCE_CODE = 0, 1, 2
+RIDERS = 2 * LANES  # bytes of the extras that ride in the states' spare bits
 EXTRA_BYTES = 5  # at most 13 bits for each of a sequence's three numbers
-N_STREAMS = MAX_WORD_BYTES + 3
-SYMBOL_ROOM = 128
 FILL_SHARE = 8  # look for runs of a fill that is an eighth of the sample
+
+N_STREAMS = MAX_WORD_BYTES + 3
+SYMBOLS_ROOM = MAX_WORDS + 4 * ROW
 U = np.uint64
 
 
 class Scratch(NamedTuple):
     """What `encode_block` and `decode_block` work in; `scratch` makes it, one for each thread."""
 
-    text: NDArray[np.uint8]  # the block, with room behind it
-    literals: NDArray[np.uint8]
-    symbols: NDArray[np.uint8]  # [N_STREAMS, MAX_WORDS + SYMBOL_ROOM]
-    extras: NDArray[np.uint8]
-    states: NDArray[np.uint32]
-    frequencies: NDArray[np.uint32]  # [N_STREAMS, 256]
-    table: NDArray[np.uint8]
-    present: NDArray[np.uint8]  # [N_STREAMS, 256]
-    packed: NDArray[np.uint32]
-    starts: NDArray[np.uint32]
-    depths: NDArray[np.uint8]
-    hashes: NDArray[np.uint16]
-    heads: NDArray[np.uint64]
-    slots: NDArray[np.uint64]
-    sequences: NDArray[np.uint16]  # [3, MAX_WORDS]: runs, lengths, distances
-    counts: NDArray[np.uint32]  # [4, 256]
-    dense: NDArray[np.uint32]  # [N_STREAMS, 256]
-    words: NDArray[np.uint16]
-    row_flags: NDArray[np.uint8]
+    memory: np.ndarray  # uint8: the buffers below, one after the other
+    counts: Counts
 
 
-def scratch(block_bytes: int) -> Scratch:
-    """Work space for blocks of up to `block_bytes` bytes. Untouched memory costs nothing."""
-    room = block_bytes + SLACK
+def _places() -> dict[str, int]:
+    """Offsets of the buffers in a scratch's memory, not all at the same place in their page."""
+    block = MAX_WORDS * MAX_WORD_BYTES + SLACK
+    sizes = {
+        "text": block,
+        "literals": block,
+        "depths": block,
+        "symbols": N_STREAMS * SYMBOLS_ROOM,
+        "extras": EXTRA_BYTES * MAX_WORDS + RIDERS + SLACK,
+        "sequences": 3 * lz_match.STRIDE,
+        "values": 8 * MAX_WORDS + SLACK,
+        "hashes": 2 * (MAX_WORDS + lz_match.CHUNK) + SLACK,
+        "candidates": lz_match.TABLE_BYTES,
+        "slots": lz_match.SLOTS_BYTES,
+        "frequencies": N_STREAMS * 2048,
+        "table": max(lz_rows.DECODE_TABLE_BYTES, lz_rows.ENCODE_TABLE_BYTES),
+        "limits": N_STREAMS * 32,
+        "states": 4 * LANES,
+        "arguments": lz_rows.ARGUMENT_BYTES,
+        "planes": 24 * MAX_WORD_BYTES,
+        "flags": SYMBOLS_ROOM // ROW,
+        "words": 2 * N_STREAMS * MAX_WORDS + SLACK,
+        "end": 0,
+    }
+    places, at = {}, 64
+    for name, size in sizes.items():
+        places[name] = at
+        at += (size + 63) // 64 * 64 + 1088
+    return places
+
+
+_PLACES = _places()
+TEXT, LITERALS, DEPTHS, SYMBOLS, EXTRAS, SEQUENCES = (
+    U(_PLACES[name]) for name in ("text", "literals", "depths", "symbols", "extras", "sequences")
+)
+HASHES, CANDIDATES, SLOTS, FREQUENCIES, TABLE, LIMITS = (
+    U(_PLACES[name]) for name in ("hashes", "candidates", "slots", "frequencies", "table", "limits")
+)
+STATES, ARGUMENTS, PLANES, FLAGS, VALUES, WORDS_END = (
+    U(_PLACES[name]) for name in ("states", "arguments", "planes", "flags", "values", "end")
+)
+
+
+def scratch() -> Scratch:
+    """Work space for blocks of any size. Memory that is not touched costs nothing."""
     return Scratch(
-        np.empty(room, np.uint8),
-        np.empty(room + SYMBOL_ROOM, np.uint8),
-        np.empty((N_STREAMS, MAX_WORDS + SYMBOL_ROOM), np.uint8),
-        np.empty(EXTRA_BYTES * MAX_WORDS + RIDERS + SLACK, np.uint8),
-        np.empty(LANES, np.uint32),
-        np.empty((N_STREAMS, 256), np.uint32),
-        np.empty(max(simd.DECODE_TABLE_BYTES, simd.ENCODE_TABLE_BYTES), np.uint8),
-        np.empty((N_STREAMS, 256), np.uint8),
-        np.empty(256, np.uint32),
-        np.empty(256, np.uint32),
-        np.empty(room, np.uint8),
-        np.empty(MAX_WORDS + lz_match.CHUNK + SLACK, np.uint16),
-        np.empty(1 << lz_match.HASH_BITS, np.uint64),
-        np.empty(lz_match.CHUNK + lz_match.AHEAD, np.uint64),
-        np.empty((3, MAX_WORDS), np.uint16),
-        np.empty((4, 256), np.uint32),
-        np.empty((N_STREAMS, 256), np.uint32),
-        np.empty(N_STREAMS * MAX_WORDS, np.uint16),
-        np.empty(MAX_WORDS // 64 + 1, np.uint8),
+        np.empty(_PLACES["end"], np.uint8),
+        Counts(np.empty((4, 256), np.uint32), np.empty(256, np.uint8), np.empty(256, np.uint32)),
     )
 
 
-@kernel
-def _read(payload, at, n_bytes):
-    value = np.int64(0)
-    for i in range(n_bytes):
-        value |= np.int64(payload[at + i]) << (8 * i)
-    return value
-
-
-@kernel
-def _write(value, n_bytes, out, at):
-    for i in range(n_bytes):
-        out[at + i] = np.uint8((value >> (8 * i)) & 255)
-
-
-@kernel
-def _repeated(word, word_log):
+@subkernel
+def _repeated(word, word_log):  # type: ignore[no-untyped-def]
     """A word repeated in 8 bytes."""
-    for k in range(word_log, 3):
-        word |= word << (U(8) << U(k))
+    for k in range(word_log, U(3)):
+        word |= word << (U(8) << k)
     return word
 
 
-@kernel
-def _word_at(address, word_log):
+@subkernel
+def _word_at(address, word_log):  # type: ignore[no-untyped-def]
     """The word at `address`, behind which 8 bytes are readable."""
-    return load64(address) & (U(0xFFFFFFFFFFFFFFFF) >> (U(64) - (U(8) << word_log)))
+    return get64(address) & (U(0xFFFFFFFFFFFFFFFF) >> (U(64) - (U(8) << word_log)))
+
+
+@subkernel
+def _plane_table(memory, first, word_bytes):  # type: ignore[no-untyped-def]
+    """What `planes` wants to know of the symbols of `word_bytes` streams; its address."""
+    table = memory + PLANES
+    for p in range(word_bytes):
+        put64(table + U(24) * p, memory + SYMBOLS + (first + p) * U(SYMBOLS_ROOM))
+        put64(table + U(24) * p + U(8), U(8) * (word_bytes - U(1) - p))
+        put64(table + U(24) * p + U(16), U(255))
+    return table
 
 
 # --- encode ---------------------------------------------------------------------------------------
 
 
-@kernel
-def _fill_of(text, n, word_log):
+@subkernel
+def _fill_of(text, n, word_log):  # type: ignore[no-untyped-def]
     """(fill, whether it pays to look for it), from 64 words spread over the block.
 
     The fill is the word that more than half of them are, otherwise 0.
     """
     n_samples = min(U(64), n)
-    step = n // n_samples
+    step = (n // n_samples) << word_log
     candidate, votes = U(0), np.int64(0)
     for i in range(n_samples):
-        word = _word_at(text + ((i * step) << word_log), word_log)
+        word = _word_at(text + i * step, word_log)
         if votes == 0:
             candidate = word
         votes += 1 if word == candidate else -1
     n_candidate, n_zeros = U(0), U(0)
     for i in range(n_samples):
-        word = _word_at(text + ((i * step) << word_log), word_log)
+        word = _word_at(text + i * step, word_log)
         n_candidate += U(word == candidate)
         n_zeros += U(word == U(0))
     if n_candidate + n_candidate > n_samples:
@@ -154,295 +179,261 @@ def _fill_of(text, n, word_log):
     return U(0), n_zeros * U(FILL_SHARE) >= n_samples
 
 
-@kernel
-def _code(value):
-    """(code, width of the bits that follow it) of a number below 2^16."""
-    width = highest_bit(value | U(4)) - U(2)
-    return (value >> width) + (width << U(2)), width
-
-
-@kernel
-def _write_sequences(sequences, n, runs, lengths, distances, extras):
-    """The three code streams and the bits behind the codes; bytes of these."""
+@subkernel
+def _write_sequences(memory, codes, n):  # type: ignore[no-untyped-def]
+    """The three streams of codes, and the bits behind the codes; bytes of these."""
+    values = memory + VALUES
+    n_rows = (n + U(CODE_ROW - 1)) // U(CODE_ROW)
+    code_rows(memory + SEQUENCES, U(lz_match.STRIDE), codes, U(SYMBOLS_ROOM), values, n_rows)
     held, n_held = U(0), U(0)
-    at = extras
-    last = U(1)
-    for i in range(U(n)):
-        run, length, distance = (
-            U(sequences[U(0), i]),
-            U(sequences[U(1), i]) - U(1),
-            U(sequences[U(2), i]),
-        )
-        code, width = _code(run)
-        runs[i] = code
-        held |= (run & ((U(1) << width) - U(1))) << n_held
-        n_held += width
-        code, width = _code(length)
-        lengths[i] = code
-        held |= (length & ((U(1) << width) - U(1))) << n_held
-        n_held += width
-        if distance == U(0):
-            distances[i] = FILL_CODE
-        elif distance == last:
-            distances[i] = REPEAT_CODE
-        else:
-            last = distance
-            code, width = _code(distance - U(1))
-            distances[i] = code + U(DISTANCE_CODE)
-            held |= ((distance - U(1)) & ((U(1) << width) - U(1))) << n_held
-            n_held += width
-        store64(at, held)
+    at = memory + EXTRAS
+    for i in range(n):
+        value = get64(values + (i << U(3)))
+        held |= (value & U(0xFFFFFFFFFFFFFF)) << n_held
+        n_held += value >> U(56)
+        put64(at, held)
         at += n_held >> U(3)
         held >>= n_held & U(56)
         n_held &= U(7)
-    return np.int64(at - extras) + np.int64(n_held > U(0))
+    return at - memory - EXTRAS + U(n_held != U(0))
 
 
-@kernel
-def _split_literals(scratch, n_literals, word_bytes, rotated):
-    bits = np.full(word_bytes, 8, np.uint8)
-    planes.split(
-        scratch.literals[: n_literals * word_bytes],
-        word_bytes,
-        ROTATE if rotated else PLAIN,
-        bits,
-        scratch.symbols,
-    )
+@inlined
+def _split_literals(memory, n, word_log, transform):  # type: ignore[no-untyped-def]
+    word_bytes = U(1) << word_log
+    table = _plane_table(memory, U(0), word_bytes)
+    n_rows = (n + U(ROW - 1)) // U(ROW)
+    width = np.int64(word_bytes)
+    planes._split_rows(memory + LITERALS, n_rows, width, transform, width, table)
 
 
-@kernel
-def _plan(scratch, s, n):
-    """`lz_code.plan` of the `n` symbols of stream `s`."""
-    lz_code.count(U(scratch.symbols[s].ctypes.data), U(n), scratch.counts)
-    return lz_code.plan(
-        scratch.counts[0], n, scratch.present[s], scratch.frequencies[s], scratch.dense[s]
-    )
+@inlined
+def _transform_of(memory, n, word_log, counts):  # type: ignore[no-untyped-def]
+    """The transform that makes a sample of the literals smaller."""
+    sizes = np.zeros(2, np.uint64)
+    sample = min(n, U(4096))
+    for rotate in range(2):
+        _split_literals(memory, sample, word_log, ROTATE if rotate == 1 else PLAIN)
+        for s in range(U(1) << word_log):
+            symbols = memory + SYMBOLS + s * U(SYMBOLS_ROOM)
+            frequencies = memory + FREQUENCIES + s * U(2048)
+            sizes[rotate] += lz_code.plan(symbols, sample, frequencies, counts)[3]
+    return ROTATE if sizes[1] < sizes[0] else PLAIN
 
 
-@kernel
-def encode_block(raw, word_bytes, level, out, limit, scratch):
+@subkernel
+def _encode_payload(  # type: ignore[no-untyped-def]
+    tail, n_odd, word_log, n_sequences, n_literals, fill, out, limit, memory, counts
+):
+    """Write the payload of a parsed block; its bytes, or 0 if not below `limit`."""
+    word_bytes = U(1) << word_log
+    n_streams = word_bytes + U(3)
+    symbols_at = memory + SYMBOLS
+    extras = memory + EXTRAS
+    codes = symbols_at + word_bytes * U(SYMBOLS_ROOM)
+    n_extras = _write_sequences(memory, codes, n_sequences)
+    transform = PLAIN
+    if word_log == U(1) or word_log == U(2):
+        transform = _transform_of(memory, n_literals, word_log, counts)
+    _split_literals(memory, n_literals, word_log, transform)
+
+    # limits: u64 mode, first, last symbol, number of symbols of each stream
+    coded, uncoded, others = (
+        U(0),
+        U(0),
+        U(0),
+    )  # bytes: of coded streams, had they been raw; the rest
+    for s in range(n_streams):
+        n = n_literals if s < word_bytes else n_sequences
+        symbols = symbols_at + s * U(SYMBOLS_ROOM)
+        mode, first, last, size = lz_code.plan(
+            symbols, n, memory + FREQUENCIES + s * U(2048), counts
+        )
+        at = memory + LIMITS + s * U(32)
+        put64(at, U(mode))
+        put64(at + U(8), first)
+        put64(at + U(16), last)
+        put64(at + U(24), n)
+        if mode == CODED:
+            coded += size
+            uncoded += n
+        else:
+            others += size
+    riders = min(n_extras, U(RIDERS))
+    if coded + U(RANS_STATES_BYTES) >= uncoded + riders:
+        coded = U(0)
+        others += uncoded
+        riders = U(0)
+    size = U(HEADER_BYTES) + others + n_extras - riders + n_odd
+    if fill != U(0):
+        size += word_bytes
+    if coded != U(0):
+        size += coded + U(RANS_STATES_BYTES)
+    if size + U(64) >= limit:  # the exact size is not much larger than the estimate
+        return U(0)
+
+    at = out + U(HEADER_BYTES)
+    flags = word_log | n_odd << U(ODD_SHIFT)
+    if transform == ROTATE:
+        flags |= U(ROTATED)
+    if fill != U(0):
+        flags |= U(FILLED)
+        put64(at, fill)
+        at += word_bytes
+    modes = U(0)
+    for s in range(n_streams):
+        limits = memory + LIMITS + s * U(32)
+        mode, n = get64(limits), get64(limits + U(24))
+        if mode == U(CODED) and coded == U(0):
+            mode = U(RAW)
+            put64(limits, mode)
+        modes |= mode << (s + s)
+        if mode == U(CODED):
+            frequencies = memory + FREQUENCIES + s * U(2048)
+            at = lz_code.write_table(frequencies, get64(limits + U(8)), get64(limits + U(16)), at)
+        elif mode == U(CONSTANT):
+            put8(at, get64(limits + U(16)))
+            at += U(1)
+        else:
+            copy_bytes(at, symbols_at + s * U(SYMBOLS_ROOM), n)
+            at += n
+
+    n_words = U(0)
+    if coded != U(0):
+        put64(extras + n_extras, U(0))
+        for i in range(n_extras, U(RIDERS)):
+            put8(extras + i, U(0))
+        for lane in range(U(LANES)):
+            rider = get16(extras + lane + lane)
+            put32(memory + STATES + (lane << U(2)), U(RANS_STATE_LOW) | rider)
+        begin = memory + WORDS_END
+        for i in range(n_streams):
+            s = n_streams - U(1) - i
+            limits = memory + LIMITS + s * U(32)
+            if get64(limits) == U(CODED):
+                begin = lz_code.encode_stream(
+                    symbols_at + s * U(SYMBOLS_ROOM),
+                    get64(limits + U(24)),
+                    memory + FREQUENCIES + s * U(2048),
+                    get64(limits + U(8)),
+                    get64(limits + U(16)),
+                    memory + TABLE,
+                    memory + STATES,
+                    memory + ARGUMENTS,
+                    begin,
+                    memory + FLAGS,
+                )
+        n_words = (memory + WORDS_END - begin) >> U(1)
+        size = at - out + (n_words << U(1)) + U(RANS_STATES_BYTES) + n_extras - riders + n_odd
+        if size >= limit:
+            return U(0)
+        copy_bytes(at, begin, n_words << U(1))
+        at += n_words << U(1)
+        copy_bytes(at, memory + STATES, U(RANS_STATES_BYTES))
+        at += U(RANS_STATES_BYTES)
+    copy_bytes(at, extras + riders, n_extras - riders)
+    at += n_extras - riders
+    copy_bytes(at, tail, n_odd)
+    at += n_odd
+    put32(out + U(FLAGS_AT), flags | modes << U(8))
+    put16(out + U(SEQUENCES_AT), n_sequences)
+    put16(out + U(LITERALS_AT), n_literals)
+    put32(out + U(WORDS_AT), n_words)
+    size = at - out
+    put32(out, U(xxh3(out + U(FLAGS_AT), np.int64(size) - FLAGS_AT)))
+    return size
+
+
+@subkernel
+def encode_block(raw, word_bytes, level, out, limit, scratch):  # type: ignore[no-untyped-def]
     """Write the payload of the block `raw` (uint8); its bytes, or 0 if not below `limit`.
 
     `word_bytes` is 1, 2, 4 or 8, and `raw` holds at most MAX_WORDS words; up to `word_bytes - 1` bytes
     may follow the last. Level 0 is fast, 1 has the better ratio. `out` (uint8) has room for `limit`
-    bytes; `scratch` is of `scratch(raw.size)` or more.
+    bytes; `scratch` is of `scratch()`.
     """
+    memory = U(scratch.memory.ctypes.data)
+    source = U(raw.ctypes.data)
     word_log = highest_bit(U(word_bytes))
-    n = raw.size >> np.int64(word_log)
-    n_bytes = n << np.int64(word_log)
-    if n < 2:
+    n = U(raw.size) >> word_log
+    n_bytes = n << word_log
+    if n < U(2):
         return 0
-    text = U(scratch.text.ctypes.data)
-    for i in range(U(n_bytes)):
-        scratch.text[i] = raw[i]
-    for i in range(U(n_bytes), U(n_bytes + SLACK)):
-        scratch.text[i] = 0
-    for i in range(U(n_bytes + SLACK)):
-        scratch.depths[i] = 0
-    fill, filling = _fill_of(text, U(n), word_log)
-    lz_match.hash_words(text, word_log, U(n), U(scratch.hashes.ctypes.data))
-    sequences, literals_end = lz_match.parse(
+    text = memory + TEXT
+    copy_bytes(text, source, n_bytes)
+    clear(text + n_bytes, U(SLACK))
+    fill, filling = _fill_of(text, n, word_log)
+    n_sequences, n_literals = lz_match.parse(
         text,
-        U(n_bytes),
+        n_bytes,
         word_log,
-        level,
         _repeated(fill, word_log),
         filling,
-        scratch.hashes,
-        scratch.heads,
-        scratch.slots,
-        U(scratch.depths.ctypes.data),
-        scratch.sequences[0],
-        scratch.sequences[1],
-        scratch.sequences[2],
-        U(scratch.literals.ctypes.data),
+        memory + HASHES,
+        memory + CANDIDATES,
+        memory + SLOTS,
+        memory + DEPTHS,
+        memory + SEQUENCES,
+        memory + LITERALS,
     )
-    n_sequences = np.int64(sequences)
-    n_literals = np.int64(literals_end >> word_log)
-    return _encode_payload(
-        raw, word_bytes, n, n_sequences, n_literals, fill, out, limit, scratch
-    )
-
-
-@kernel
-def _encode_payload(raw, word_bytes, n, n_sequences, n_literals, fill, out, limit, scratch):
-    """Write the payload of a parsed block; its bytes, or 0 if not below `limit`."""
-    codes = word_bytes
-    n_extras = _write_sequences(
-        scratch.sequences,
+    size = _encode_payload(
+        source + n_bytes,
+        U(raw.size) - n_bytes,
+        word_log,
         n_sequences,
-        scratch.symbols[codes],
-        scratch.symbols[codes + 1],
-        scratch.symbols[codes + 2],
-        U(scratch.extras.ctypes.data),
+        n_literals >> word_log,
+        fill,
+        U(out.ctypes.data),
+        U(limit),
+        memory,
+        scratch.counts,
     )
-    modes = np.zeros(N_STREAMS, np.int64)
-    n_present = np.zeros(N_STREAMS, np.int64)
-    coded_bytes, raw_bytes = np.int64(0), np.int64(0)  # of the streams that coding makes smaller
-    other_bytes = np.int64(0)
-
-    rotated = False
-    if word_bytes == 1:
-        for i in range(U(n_literals)):
-            scratch.symbols[U(0), i] = scratch.literals[i]
-    else:
-        if word_bytes < 8 and n_literals > 0:
-            sample = min(n_literals, 4096)
-            sizes = np.zeros(2, np.int64)
-            for turn in range(2):
-                _split_literals(scratch, sample, word_bytes, turn == 1)
-                for s in range(word_bytes):
-                    sizes[turn] += _plan(scratch, s, sample)[2]
-            rotated = sizes[1] < sizes[0]
-        _split_literals(scratch, n_literals, word_bytes, rotated)
-
-    for s in range(codes + 3):
-        n_symbols = n_literals if s < codes else n_sequences
-        modes[s], n_present[s], size = _plan(scratch, s, n_symbols)
-        if modes[s] == CODED:
-            coded_bytes += size
-            raw_bytes += n_symbols
-        else:
-            other_bytes += size
-    if coded_bytes + RANS_STATES_BYTES - min(n_extras, RIDERS) >= raw_bytes:
-        coded_bytes = raw_bytes
-        for s in range(codes + 3):
-            if modes[s] == CODED:
-                modes[s] = RAW
-    any_coded = False
-    for s in range(codes + 3):
-        any_coded = any_coded or modes[s] == CODED
-    n_odd = raw.size - n * word_bytes
-    size = HEADER_BYTES + coded_bytes + other_bytes + n_odd
-    if fill != U(0):
-        size += word_bytes
-    n_rest = n_extras
-    if any_coded:
-        n_rest = max(0, n_extras - RIDERS)
-        size += RANS_STATES_BYTES
-    size += n_rest
-    if size + 64 >= limit:  # an estimate, so that the exact size cannot pass `limit` unseen
-        return 0
-
-    at = HEADER_BYTES
-    flags = np.int64(highest_bit(U(word_bytes))) | n_odd << ODD_SHIFT
-    if rotated:
-        flags |= ROTATED
-    if fill != U(0):
-        flags |= FILLED
-        _write(np.int64(fill), word_bytes, out, at)
-        at += word_bytes
-    packed_modes = np.int64(0)
-    for s in range(codes + 3):
-        packed_modes |= modes[s] << (2 * s)
-        n_symbols = n_literals if s < codes else n_sequences
-        if modes[s] == CODED:
-            k = n_present[s] - 1
-            first, last = np.int64(scratch.present[s, 0]), np.int64(scratch.present[s, k])
-            at = lz_code._write_table(scratch.dense[s], first, last, out, at)
-        elif modes[s] == CONSTANT:
-            out[at] = scratch.symbols[s, 0] if n_symbols > 0 else 0
-            at += 1
-        else:
-            for i in range(n_symbols):
-                out[at + i] = scratch.symbols[s, i]
-            at += n_symbols
-
-    n_words = np.int64(0)
-    if any_coded:
-        states, words = scratch.states, scratch.words
-        for i in range(n_extras, RIDERS):
-            scratch.extras[i] = 0
-        for lane in range(LANES):
-            rider = _read(scratch.extras, 2 * lane, 2)
-            states[lane] = np.uint32(RANS_STATE_LOW | rider)
-        for s in range(codes + 2, -1, -1):
-            if modes[s] == CODED:
-                n_words += lz_code.encode_stream(
-                    scratch.symbols[s],
-                    n_literals if s < codes else n_sequences,
-                    scratch.present[s, : n_present[s]],
-                    scratch.frequencies[s, : n_present[s]],
-                    scratch.dense[s],
-                    scratch.starts,
-                    scratch.table,
-                    states,
-                    words[: words.size - n_words],
-                    scratch.row_flags,
-                )
-        size = at + 2 * n_words + RANS_STATES_BYTES + n_rest + n_odd
-        if size >= limit:
-            return 0
-        for i in range(n_words):
-            word = words[words.size - n_words + i]
-            out[at] = word & 255
-            out[at + 1] = word >> 8
-            at += 2
-        for lane in range(LANES):
-            _write(np.int64(states[lane]), 4, out, at)
-            at += 4
-    if at + n_rest + n_odd >= limit:
-        return 0
-    for i in range(n_rest):
-        out[at + i] = scratch.extras[n_extras - n_rest + i]
-    at += n_rest
-    for i in range(n_odd):
-        out[at + i] = raw[n * word_bytes + i]
-    at += n_odd
-    out[FLAGS_AT] = flags
-    _write(packed_modes, 3, out, MODES_AT)
-    _write(n_sequences, 2, out, SEQUENCES_AT)
-    _write(n_literals & 65535, 2, out, LITERALS_AT)
-    _write(n_words, 4, out, WORDS_AT)
-    _write(np.int64(xxh3(np.uint64(out.ctypes.data) + np.uint64(FLAGS_AT), at - FLAGS_AT)), 4, out, 0)
-    return at
+    return np.int64(size)
 
 
 # --- decode ---------------------------------------------------------------------------------------
 
 
-@kernel
-def _replay(scratch, n_bytes, n_sequences, n_literal_bytes, word_log, codes, fill, n_extras):
-    """Carry out the sequences into `scratch.text`. A status."""
-    runs, lengths, distances = (
-        scratch.symbols[codes],
-        scratch.symbols[codes + 1],
-        scratch.symbols[codes + 2],
-    )
-    extras = U(scratch.extras.ctypes.data)
-    start = U(scratch.text.ctypes.data)
-    end = start + U(n_bytes)
+@subkernel
+def _replay(memory, n_bytes, n_sequences, literal_bytes, word_log, fill, n_extras):  # type: ignore[no-untyped-def]
+    """Carry out the sequences into the text: (status, bits of the extras used)."""
+    one, three, four = U(1), U(3), U(4)
+    runs = memory + SYMBOLS + (one << word_log) * U(SYMBOLS_ROOM)
+    lengths = runs + U(SYMBOLS_ROOM)
+    distances = lengths + U(SYMBOLS_ROOM)
+    extras = memory + EXTRAS
+    start = memory + TEXT
+    end = start + n_bytes
     at = start
-    literal = U(scratch.literals.ctypes.data)
-    literal_end = literal + U(n_literal_bytes)
-    n_bits = U(8 * n_extras)
+    literal = memory + LITERALS
+    literal_end = literal + literal_bytes
+    n_bits = n_extras << three
     bit = U(0)
-    last = U(1) << word_log
-    one, two, three, four = U(1), U(2), U(3), U(4)
-    for i in range(U(n_sequences)):
-        bits = load64(extras + (bit >> three)) >> (bit & U(7))
-        code = U(runs[i])
-        width = (code >> two) - U(code >= four)
-        run = ((code - (width << two)) << width) + (bits & ((one << width) - one))
+    last = one << word_log
+    for i in range(n_sequences):
+        bits = get64(extras + (bit >> three)) >> (bit & U(7))
+        code = get8(runs + i)
+        width = (code >> U(2)) - U(code >= four)
+        run = ((code - (width << U(2))) << width) + (bits & ((one << width) - one))
         bits >>= width
         bit += width
-        code = U(lengths[i])
-        width = (code >> two) - U(code >= four)
-        length = ((code - (width << two)) << width) + (bits & ((one << width) - one)) + one
+        code = get8(lengths + i)
+        width = (code >> U(2)) - U(code >= four)
+        length = ((code - (width << U(2))) << width) + (bits & ((one << width) - one)) + one
         bits >>= width
         bit += width
         run <<= word_log
         length <<= word_log
-        code = U(distances[i])
+        code = get8(distances + i)
         if code >= U(DISTANCE_CODE):
             code -= U(DISTANCE_CODE)
-            width = (code >> two) - U(code >= four)
-            last = ((code - (width << two)) << width) + (bits & ((one << width) - one)) + one
+            width = (code >> U(2)) - U(code >= four)
+            last = ((code - (width << U(2))) << width) + (bits & ((one << width) - one)) + one
             last <<= word_log
             bit += width
             code = U(DISTANCE_CODE)
         if (run > literal_end - literal) | (run + length > end - at) | (bit > n_bits):
-            return BAD_SYMBOL
+            return BAD_SYMBOL, bit
         copy32(at, literal)
         done = U(32)
         while done < run:
@@ -458,7 +449,7 @@ def _replay(scratch, n_bytes, n_sequences, n_literal_bytes, word_log, codes, fil
         else:
             distance = last
             if distance > at - start:
-                return BAD_SYMBOL
+                return BAD_SYMBOL, bit
             source = at - distance
             while distance < U(32):  # double the period until 32 bytes can be copied at once
                 copy32(at, source)
@@ -470,163 +461,181 @@ def _replay(scratch, n_bytes, n_sequences, n_literal_bytes, word_log, codes, fil
                 source += U(32)
         at = after
     rest = literal_end - literal
-    if rest != end - at:
-        return BAD_SYMBOL
+    if rest != end - at or bit > n_bits:
+        return BAD_SYMBOL, bit
     done = U(0)
     while done < rest:
         copy32(at + done, literal + done)
         done += U(32)
-    if (bit + U(7)) >> three != U(n_extras):
-        return BAD_SIZE
-    return OK
+    return OK, bit
 
 
-@kernel
-def decode_block(payload, raw, scratch):
-    """Decode a payload (uint8) to the block `raw` (uint8). A status.
+@inlined
+def _read_streams(memory, at, end, modes, word_bytes, n_literals, n_sequences):  # type: ignore[no-untyped-def]
+    """Raw and constant streams, and the tables of the others: (status, their end, any coded)."""
+    any_coded = False
+    status = OK
+    for s in range(word_bytes + U(3)):
+        n = n_literals if s < word_bytes else n_sequences
+        highest = U(255)
+        if s >= word_bytes:
+            highest = U(MAX_CODE) if s < word_bytes + U(2) else U(MAX_CODE + DISTANCE_CODE)
+        mode = (modes >> (s + s)) & U(3)
+        symbols = memory + SYMBOLS + s * U(SYMBOLS_ROOM)
+        if status != OK:
+            continue
+        if mode == U(CODED):
+            any_coded = True
+            status, at, first, last = lz_code.read_table(
+                at, end, memory + FREQUENCIES + s * U(2048)
+            )
+            put64(memory + LIMITS + s * U(32), first)
+            put64(memory + LIMITS + s * U(32) + U(8), last)
+            if status == OK and (last > highest or n < U(2)):
+                status = BAD_TABLE
+        elif mode == U(CONSTANT):
+            if at >= end:
+                status = BAD_SIZE
+                continue
+            symbol = get8(at)
+            at += U(1)
+            pattern = symbol * U(0x0101010101010101)
+            for i in range(U(0), n, U(32)):
+                fill32(symbols + i, pattern)
+            if symbol > highest:
+                status = BAD_SYMBOL
+        elif mode == U(RAW):
+            if end - at < n:
+                status = BAD_SIZE
+                continue
+            copy_bytes(symbols, at, n)
+            at += n
+            most = U(0)
+            if highest < U(255):
+                for i in range(n):
+                    most = max(most, get8(symbols + i))
+            if most > highest:
+                status = BAD_SYMBOL
+        else:
+            status = BAD_TABLE
+    return status, at, any_coded
 
-    The payload may be hostile: nothing outside it is read and nothing outside `raw` and the
-    scratch written, whatever it says, and the work is bounded by `raw`'s size.
-    """
-    size = payload.size
-    if size < HEADER_BYTES:
+
+@subkernel
+def _decode(payload, size, raw, raw_size, memory):  # type: ignore[no-untyped-def]
+    """`decode_block`, by address."""
+    if size < U(HEADER_BYTES):
         return BAD_SIZE
-    if _read(payload, 0, 4) != np.int64(xxh3(np.uint64(payload.ctypes.data) + np.uint64(FLAGS_AT), payload.size - FLAGS_AT)) & 0xFFFFFFFF:
-        return BAD_PADDING
-    flags = np.int64(payload[FLAGS_AT])
-    word_log = U(flags & 3)
-    word_bytes = np.int64(1) << (flags & 3)
-    n_odd = flags >> ODD_SHIFT
-    n = (raw.size - n_odd) >> np.int64(word_log)
-    if n_odd >= word_bytes or n * word_bytes + n_odd != raw.size or n > MAX_WORDS:
+    check = U(xxh3(payload + U(FLAGS_AT), np.int64(size) - FLAGS_AT)) & U(0xFFFFFFFF)
+    if get32(payload) != check:
+        return BAD_HASH
+    flags = get8(payload + U(FLAGS_AT))
+    modes = get32(payload + U(FLAGS_AT)) >> U(8)
+    word_log = flags & U(3)
+    word_bytes = U(1) << word_log
+    n_odd = flags >> U(ODD_SHIFT)
+    n = (raw_size - n_odd) >> word_log
+    n_bytes = n << word_log
+    if n_odd >= word_bytes or n_bytes + n_odd != raw_size or n > U(MAX_WORDS):
         return BAD_SIZE
-    modes = _read(payload, MODES_AT, 3)
-    n_sequences = _read(payload, SEQUENCES_AT, 2)
-    n_literals = _read(payload, LITERALS_AT, 2)
-    n_words = _read(payload, WORDS_AT, 4)
-    codes = word_bytes
-    if n_sequences == 0 and n_literals == n & 65535:
+    n_sequences, n_literals = get16(payload + U(SEQUENCES_AT)), get16(payload + U(LITERALS_AT))
+    n_words = get32(payload + U(WORDS_AT))
+    if n_sequences == U(0) and n_literals == n & U(65535):
         n_literals = n
-    if n_sequences > n or n_literals > n or modes >> (2 * (codes + 3)) != 0:
+    if n_sequences > n or n_literals > n or modes >> (U(6) + word_bytes + word_bytes) != U(0):
         return BAD_SIZE
-    at = HEADER_BYTES
+    at, end = payload + U(HEADER_BYTES), payload + size
     fill = U(0)
-    if flags & FILLED != 0:
-        if at + word_bytes > size:
+    if flags & U(FILLED) != U(0):
+        if size < U(HEADER_BYTES) + word_bytes:
             return BAD_SIZE
-        fill = _repeated(U(_read(payload, at, word_bytes)), word_log)
+        for i in range(word_bytes):
+            fill |= get8(at + i) << (U(8) * i)
         if fill == U(0):
             return BAD_TABLE
+        fill = _repeated(fill, word_log)
         at += word_bytes
+    status, at, any_coded = _read_streams(
+        memory, at, end, modes, word_bytes, n_literals, n_sequences
+    )
+    if status != OK:
+        return status
 
-    limits = np.empty((N_STREAMS, 2), np.int64)
-    any_coded = False
-    for s in range(codes + 3):
-        n_symbols = n_literals if s < codes else n_sequences
-        highest = 255
-        if s >= codes:
-            highest = MAX_CODE if s < codes + 2 else MAX_CODE + DISTANCE_CODE
-        mode = (modes >> (2 * s)) & 3
-        symbols = scratch.symbols[s]
-        if mode == CODED:
-            any_coded = True
-            status, at, first, last = lz_code._read_table(payload, at, scratch.frequencies[s])
-            if status != OK:
-                return status
-            if last > highest or n_symbols < 2:
-                return BAD_TABLE
-            limits[s, 0], limits[s, 1] = first, last
-        elif mode == CONSTANT:
-            if at >= size:
-                return BAD_SIZE
-            symbol = payload[at]
-            if symbol > highest:
-                return BAD_SYMBOL
-            for i in range(n_symbols):
-                symbols[i] = symbol
-            at += 1
-        elif mode == RAW:
-            if at + n_symbols > size:
-                return BAD_SIZE
-            most = np.uint8(0)
-            for i in range(n_symbols):
-                symbol = payload[at + i]
-                symbols[i] = symbol
-                most = max(most, symbol)
-            if most > highest:
-                return BAD_SYMBOL
-            at += n_symbols
-        else:
-            return BAD_TABLE
-
-    n_extras = size - n_odd - at
-    riders = 0
+    extras = memory + EXTRAS
+    n_extras = end - at - n_odd
+    riders, n_behind = U(0), U(0)
     if any_coded:
-        n_extras -= 2 * n_words + RANS_STATES_BYTES
-        riders = RIDERS
-    elif n_words != 0:
+        riders = U(RIDERS)
+        n_behind = (n_words << U(1)) + U(RANS_STATES_BYTES)
+    elif n_words != U(0):
         return BAD_WORDS
-    if n_extras < 0 or n_extras > EXTRA_BYTES * n_sequences:
+    if end - at < n_odd + n_behind or n_extras - n_behind > U(EXTRA_BYTES) * n_sequences:
         return BAD_SIZE
-    for i in range(n_extras):
-        scratch.extras[riders + i] = payload[size - n_odd - n_extras + i]
+    n_extras -= n_behind
+    copy_bytes(extras + riders, end - n_odd - n_extras, n_extras)
     n_extras += riders
     if any_coded:
-        states = scratch.states
-        states_at = at + 2 * n_words
-        for lane in range(LANES):
-            states[lane] = np.uint32(_read(payload, states_at + 4 * lane, 4))
-            if states[lane] < np.uint32(RANS_STATE_LOW):
+        states = memory + STATES
+        copy_bytes(states, at + (n_words << U(1)), U(RANS_STATES_BYTES))
+        for lane in range(U(LANES)):
+            if get32(states + (lane << U(2))) < U(RANS_STATE_LOW):
                 return BAD_STATE
-        used = np.int64(0)
-        for s in range(codes + 3):
-            if (modes >> (2 * s)) & 3 == CODED:
+        used = U(0)
+        for s in range(word_bytes + U(3)):
+            if (modes >> (s + s)) & U(3) == U(CODED):
+                limits = memory + LIMITS + s * U(32)
                 used += lz_code.decode_stream(
-                    payload,
-                    at + 2 * used,
+                    at + (used << U(1)),
                     n_words - used,
-                    n_literals if s < codes else n_sequences,
-                    scratch.frequencies[s],
-                    limits[s, 0],
-                    limits[s, 1],
-                    (scratch.table, states, scratch.present[s], scratch.packed, scratch.starts),
-                    scratch.symbols[s],
+                    n_literals if s < word_bytes else n_sequences,
+                    memory + FREQUENCIES + s * U(2048),
+                    get64(limits),
+                    get64(limits + U(8)),
+                    memory + TABLE,
+                    states,
+                    memory + ARGUMENTS,
+                    memory + SYMBOLS + s * U(SYMBOLS_ROOM),
                 )
                 if used > n_words:
                     return BAD_WORDS
         if used != n_words:
             return BAD_WORDS
-        for lane in range(LANES):
-            if states[lane] >> np.uint32(16) != np.uint32(1):
+        for lane in range(U(LANES)):
+            state = get32(states + (lane << U(2)))
+            if state >> U(16) != U(1):
                 return BAD_STATE
-            scratch.extras[2 * lane] = states[lane] & np.uint32(255)
-            scratch.extras[2 * lane + 1] = (states[lane] >> np.uint32(8)) & np.uint32(255)
-        if n_extras == RIDERS:  # the riders may be fewer
-            while n_extras > 0 and scratch.extras[n_extras - 1] == 0:
-                n_extras -= 1
+            put16(extras + lane + lane, state)
 
-    if word_bytes == 1:
-        for i in range(n_literals):
-            scratch.literals[i] = scratch.symbols[0, i]
-    else:
-        table = np.empty((word_bytes, 3), np.uint64)
-        for p in range(word_bytes):
-            table[p, 0] = scratch.symbols[p].ctypes.data
-        planes.merge(
-            table,
-            word_bytes,
-            ROTATE if flags & ROTATED != 0 else PLAIN,
-            np.full(word_bytes, 8, np.uint8),
-            scratch.literals[: n_literals * word_bytes],
-        )
-    n_bytes = n * word_bytes
-    status = _replay(
-        scratch, n_bytes, n_sequences, n_literals * word_bytes, word_log, codes, fill, n_extras
+    table = _plane_table(memory, U(0), word_bytes)
+    transform = ROTATE if flags & U(ROTATED) != U(0) else PLAIN
+    n_rows = (n_literals + U(ROW - 1)) // U(ROW)
+    width = np.int64(word_bytes)
+    planes._merge_rows(memory + LITERALS, n_rows, width, transform, width, table)
+    put64(extras + n_extras, U(0))
+    status, n_bits = _replay(
+        memory, n_bytes, n_sequences, n_literals << word_log, word_log, fill, n_extras
     )
-    if status != OK:
-        return status
-    for i in range(n_bytes):
-        raw[i] = scratch.text[i]
-    for i in range(n_odd):
-        raw[n_bytes + i] = payload[size - n_odd + i]
-    return OK
+    if status == OK:
+        n_used = (n_bits + U(7)) >> U(3)
+        if n_used < n_extras and n_extras != riders:
+            return BAD_SIZE
+        unused = get8(extras + (n_bits >> U(3))) >> (n_bits & U(7))  # of the last byte in use
+        for i in range((n_bits >> U(3)) + U(1), n_extras):
+            unused |= get8(extras + i)
+        if unused != U(0):
+            return BAD_PADDING
+        copy_bytes(raw, memory + TEXT, n_bytes)
+        copy_bytes(raw + n_bytes, end - n_odd, n_odd)
+    return status
+
+
+@subkernel
+def decode_block(payload, raw, scratch):  # type: ignore[no-untyped-def]
+    """Decode a payload (uint8) to the block `raw` (uint8). A status.
+
+    The payload may be hostile: nothing outside it is read and nothing outside `raw` and the
+    scratch written, whatever it says, and the work is bounded by `raw`'s size.
+    """
+    memory = U(scratch.memory.ctypes.data)
+    source, target = U(payload.ctypes.data), U(raw.ctypes.data)
+    return _decode(source, U(payload.size), target, U(raw.size), memory)

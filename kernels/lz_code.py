@@ -1,252 +1,253 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entropy stage of LZ: several streams of symbols, one set of 32 rANS states.
+"""The entropy stage of LZ: streams of symbols that share one set of 32 rANS states.
 
 A stream is stored raw, as one constant symbol, or as rANS with 12-bit probabilities. The
 coded streams follow one another through the same states, so that a block pays for them once; a
-stream's last row may be partial. `docs/format.md` lays out the bytes.
+stream's last row may be partial. Arguments are addresses and numbers, uint64.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
 
-from . import simd
+from . import lz_rows
 from .choose import log2_fixed, normalise
-from .jit import kernel
-from .lz_ops import highest_bit, load64, store64
+from .jit import subkernel
+from .lz_ops import get8, get16, get32, get64, highest_bit, put8, put16, put32
 from .spec import (
-    BAD_PADDING,
     BAD_SIZE,
-    BAD_STATE,
-    BAD_SYMBOL,
     BAD_TABLE,
-    BAD_WORDS,
     LANES,
     LOG2_BITS,
     OK,
     RANS12_BITS,
     RANS_STATE_LOW,
-    RANS_STATES_BYTES,
     ROW,
 )
 
-RAW, CONSTANT, CODED = range(3)  # how a stream is stored
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RAW, CONSTANT, CODED = 0, 1, 2  # how a stream is stored
 SCALE = 1 << RANS12_BITS
-RIDERS = 2 * LANES  # bytes that ride in the states' spare bits
+TABLE_BYTES = 2 + 128 + 352  # at most: 256 widths, and bits of frequencies that sum to 4096
 U = np.uint64
+
+
+class Counts(NamedTuple):
+    """Work space of `plan`."""
+
+    counts: NDArray[np.uint32]  # [4, 256]: one histogram counts in four tables
+    present: NDArray[np.uint8]  # [256]
+    frequencies: NDArray[np.uint32]  # [256]
 
 
 # --- frequencies as bytes -------------------------------------------------------------------------
 
 
-@kernel
-def _table_bytes(frequencies, first, last):
-    """Bytes of a stored table: two symbols, a width in 4 bits each, the bits below the highest."""
-    bits = 4 * (last - first + 1 + ((last - first + 1) & 1))
-    for s in range(first, last + 1):
-        if frequencies[s] > 1:
-            bits += np.int64(highest_bit(U(frequencies[s])))
-    return 2 + (bits + 7) // 8
-
-
-@kernel
-def _write_table(frequencies, first, last, out, at):
-    out[at] = first
-    out[at + 1] = last
-    at += 2
-    for s in range(first, last + 1, 2):
-        pair = np.uint8(0)
-        for j in range(2):
-            if s + j <= last and frequencies[s + j] != 0:
-                pair |= np.uint8((np.int64(highest_bit(U(frequencies[s + j]))) + 1) << (4 * j))
-        out[at] = pair
-        at += 1
-    held, n_held = np.int64(0), 0
-    for s in range(first, last + 1):
-        f = np.int64(frequencies[s])
-        if f > 1:
-            width = np.int64(highest_bit(U(f)))
-            held |= (f - (1 << width)) << n_held
+@subkernel
+def write_table(frequencies, first, last, at):  # type: ignore[no-untyped-def]
+    """Write the frequencies (u32 by symbol) of `first` ... `last` to `at`; where the table ends."""
+    put8(at, first)
+    put8(at + U(1), last)
+    at += U(2)
+    n = last - first + U(1)
+    for i in range(U(0), n, U(2)):
+        pair = U(0)
+        for j in range(U(2)):
+            f = get32(frequencies + ((first + i + j) << U(2)))
+            if i + j < n and f != U(0):
+                pair |= (highest_bit(f) + U(1)) << (U(4) * j)
+        put8(at, pair)
+        at += U(1)
+    held, n_held = U(0), U(0)
+    for s in range(first, last + U(1)):
+        f = get32(frequencies + (s << U(2)))
+        if f != U(0):
+            width = highest_bit(f)
+            held |= (f ^ (U(1) << width)) << n_held
             n_held += width
-            while n_held >= 8:
-                out[at] = held & 255
-                at += 1
-                held >>= 8
-                n_held -= 8
-    if n_held > 0:
-        out[at] = held
-        at += 1
+            while n_held >= U(8):
+                put8(at, held)
+                at += U(1)
+                held >>= U(8)
+                n_held -= U(8)
+    if n_held != U(0):
+        put8(at, held)
+        at += U(1)
     return at
 
 
-@kernel
-def _read_table(payload, at, frequencies):
-    """Fill `frequencies` u32[256]; (status, where the table ends, first, last symbol)."""
-    size = payload.size
-    if at + 2 > size:
-        return BAD_SIZE, at, 0, 0
-    first, last = np.int64(payload[at]), np.int64(payload[at + 1])
-    widths_at = at + 2
-    at = widths_at + (last - first + 2) // 2
-    if last <= first or at > size:
-        return BAD_TABLE, at, 0, 0
-    if (last - first) & 1 == 0 and payload[at - 1] >> 4 != 0:
-        return BAD_TABLE, at, 0, 0
-    frequencies[:] = 0
-    held, n_held = np.int64(0), 0
-    total = np.int64(0)
-    for s in range(first, last + 1):
-        i = s - first
-        width = (np.int64(payload[widths_at + (i >> 1)]) >> (4 * (i & 1))) & 15
-        if width == 0:
-            if s == first or s == last:
-                return BAD_TABLE, at, 0, 0
-            continue
-        width -= 1
-        while n_held < width:
-            if at >= size:
-                return BAD_SIZE, at, 0, 0
-            held |= np.int64(payload[at]) << n_held
-            at += 1
-            n_held += 8
-        f = (1 << width) | (held & ((1 << width) - 1))
-        held >>= width
-        n_held -= width
-        frequencies[s] = np.uint32(f)
-        total += f
-    if total != SCALE or held != 0:
-        return BAD_TABLE, at, 0, 0
+@subkernel
+def read_table(at, end, frequencies):  # type: ignore[no-untyped-def]
+    """Read a table from `at`, nothing from `end` on; (status, its end, first, last symbol)."""
+    if end - at < U(2):
+        return OK + BAD_SIZE, at, U(0), U(0)
+    first, last = get8(at), get8(at + U(1))
+    widths = at + U(2)
+    if last <= first:
+        return OK + BAD_TABLE, at, U(0), U(0)
+    n = last - first + U(1)
+    n_widths = (n + U(1)) >> U(1)
+    if end - widths < n_widths:
+        return OK + BAD_SIZE, at, U(0), U(0)
+    at = widths + n_widths
+    if get8(widths) & U(15) == U(0) or get8(at - U(1)) >> (U(4) - U(4) * (n & U(1))) == U(0):
+        return OK + BAD_TABLE, at, U(0), U(0)  # the first or the last frequency is 0
+    if n & U(1) == U(1) and get8(at - U(1)) > U(15):
+        return OK + BAD_TABLE, at, U(0), U(0)
+    held, n_held = U(0), U(0)
+    total = U(0)
+    for i in range(n):
+        width = (get8(widths + (i >> U(1))) >> (U(4) * (i & U(1)))) & U(15)
+        f = U(0)
+        if width != U(0):
+            width -= U(1)
+            while n_held < width:
+                if at >= end:
+                    return OK + BAD_SIZE, at, U(0), U(0)
+                held |= get8(at) << n_held
+                at += U(1)
+                n_held += U(8)
+            f = (U(1) << width) | (held & ((U(1) << width) - U(1)))
+            held >>= width
+            n_held -= width
+            total += f
+        put32(frequencies + ((first + i) << U(2)), f)
+    if total != U(SCALE) or held != U(0):
+        return OK + BAD_TABLE, at, U(0), U(0)
     return OK, at, first, last
 
 
 # --- encode ---------------------------------------------------------------------------------------
 
 
-@kernel
-def count(symbols, n, counts):
-    """Histogram of `n` symbols at address `symbols` into `counts[0]` (u32[4, 256])."""
-    counts[:] = 0
-    byte = U(255)
-    eights = n >> U(3)
-    for i in range(eights):
-        x = load64(symbols + (i << U(3)))
-        counts[U(0), x & byte] += np.uint32(1)
-        counts[U(1), (x >> U(8)) & byte] += np.uint32(1)
-        counts[U(2), (x >> U(16)) & byte] += np.uint32(1)
-        counts[U(3), (x >> U(24)) & byte] += np.uint32(1)
-        counts[U(0), (x >> U(32)) & byte] += np.uint32(1)
-        counts[U(1), (x >> U(40)) & byte] += np.uint32(1)
-        counts[U(2), (x >> U(48)) & byte] += np.uint32(1)
-        counts[U(3), x >> U(56)] += np.uint32(1)
-    for i in range(eights << U(3), n):
-        counts[U(0), load64(symbols + i) & byte] += np.uint32(1)
+@subkernel
+def _count(symbols, n, counts):  # type: ignore[no-untyped-def]
+    """Histogram of `n` symbols into `counts[0]`."""
+    for table in range(U(4)):
+        for s in range(U(256)):
+            counts[table, s] = 0
+    byte, one = U(255), np.uint32(1)
+    whole = n & ~U(7)
+    for i in range(U(0), whole, U(8)):
+        x = get64(symbols + i)
+        counts[U(0), x & byte] += one
+        counts[U(1), (x >> U(8)) & byte] += one
+        counts[U(2), (x >> U(16)) & byte] += one
+        counts[U(3), (x >> U(24)) & byte] += one
+        counts[U(0), (x >> U(32)) & byte] += one
+        counts[U(1), (x >> U(40)) & byte] += one
+        counts[U(2), (x >> U(48)) & byte] += one
+        counts[U(3), x >> U(56)] += one
+    for i in range(whole, n):
+        counts[U(0), get8(symbols + i)] += one
     for s in range(U(256)):
         counts[U(0), s] += counts[U(1), s] + counts[U(2), s] + counts[U(3), s]
 
 
-@kernel
-def plan(counts, n, present, frequencies, dense):
-    """How to store a stream with these counts: (mode, symbols in the table, bytes).
+@subkernel
+def plan(symbols, n, frequencies, work):  # type: ignore[no-untyped-def]
+    """How to store `n` symbols: (mode, first, last symbol, bytes).
 
-    Fills `present` and `frequencies` (of `n_present` symbols), and `dense` u32[256] by symbol. The
-    bytes of a coded stream are an estimate that leaves out the states.
+    Fills `frequencies` (u32 by symbol) of a coded stream, whose bytes are an estimate that leaves out the
+    states.
     """
+    counts, present, packed = work
+    _count(symbols, n, counts)
     n_present = 0
-    for s in range(256):
-        if counts[s] != 0:
-            present[n_present] = s
+    for s in range(U(256)):
+        if counts[U(0), s] != 0:
+            present[U(n_present)] = s
             n_present += 1
     if n_present < 2:
-        return CONSTANT, n_present, np.int64(1)
-    normalise(counts, present, n_present, n, RANS12_BITS, frequencies)
-    dense[:] = 0
-    bits = np.int64(0)
-    for i in range(n_present):
-        s = present[i]
-        dense[s] = frequencies[i]
-        cost = (RANS12_BITS << LOG2_BITS) - log2_fixed(np.int64(frequencies[i]))
-        bits += np.int64(counts[s]) * cost
-    size = (bits >> (LOG2_BITS + 3)) + 1
-    size += _table_bytes(dense, np.int64(present[0]), np.int64(present[n_present - 1]))
+        return CONSTANT, U(0), U(present[0]) if n_present == 1 else U(0), U(1)
+    normalise(counts[0], present, n_present, np.int64(n), RANS12_BITS, packed)
+    first, last = U(present[0]), U(present[U(n_present - 1)])
+    for s in range(first, last):
+        put32(frequencies + (s << U(2)), U(0))
+    cost = np.int64(0)
+    bits = U(4) * ((last - first + U(2)) & ~U(1))
+    for i in range(U(n_present)):
+        s, f = U(present[i]), U(packed[i])
+        put32(frequencies + (s << U(2)), f)
+        bits += highest_bit(f)
+        share = (RANS12_BITS << LOG2_BITS) - log2_fixed(np.int64(f))
+        cost += np.int64(counts[U(0), s]) * share
+    size = (U(cost) >> U(LOG2_BITS + 3)) + U(1) + U(2) + ((bits + U(7)) >> U(3))
     if size >= n:
-        return RAW, n_present, np.int64(n)
-    return CODED, n_present, size
+        return RAW, first, last, n
+    return CODED, first, last, size
 
 
-@kernel
-def encode_stream(symbols, n, present, frequencies, dense, starts, table, states, words, row_flags):
-    """Push `n` symbols on the states, last row first; how many of `words` (from the end) it fills."""
-    start = np.uint32(0)
-    for i in range(present.size):
-        starts[present[i]] = start
-        start += frequencies[i]
-    n_rows = n // ROW
-    base = n_rows * ROW
-    at = words.size
-    for j in range(1, -1, -1):
-        for lane in range(LANES - 1, -1, -1):
-            i = base + 2 * lane + j
+@subkernel
+def encode_stream(  # type: ignore[no-untyped-def]
+    symbols, n, frequencies, first, last, table, states, arguments, end, flags
+):
+    """Push `n` symbols on the states, last row first, words downwards from `end`; their begin."""
+    starts = U(0)
+    for s in range(first, last + U(1)):
+        f = get32(frequencies + (s << U(2)))
+        if f != U(0):
+            lz_rows.encode_entry(table, s, f, starts)
+        put32(frequencies + U(1024) + (s << U(2)), starts)
+        starts += f
+    n_rows = n // U(ROW)
+    base = n_rows * U(ROW)
+    for turn in range(U(2)):
+        for lane in range(U(LANES)):
+            i = base + U(2) * (U(LANES - 1) - lane) + U(1) - turn
             if i < n:
-                s = symbols[i]
-                x, f = states[lane], dense[s]
-                if x >> np.uint32(20) >= f:
-                    at -= 1
-                    words[at] = np.uint16(x)
-                    x >>= np.uint32(16)
+                s = get8(symbols + i) << U(2)
+                f, start = get32(frequencies + s), get32(frequencies + U(1024) + s)
+                where = states + ((i >> U(1)) % U(LANES) << U(2))
+                x = get32(where)
+                if x >> U(20) >= f:
+                    end -= U(2)
+                    put16(end, x)
+                    x >>= U(16)
                 q = x // f
-                states[lane] = (q << np.uint32(12)) + (x - q * f) + starts[s]
-    if n_rows > 0:
-        simd.encode_table12(present, frequencies, table)
-        at -= simd.encode_rows12(symbols, n_rows, table, states, words[:at], row_flags)
-    return words.size - at
+                put32(where, (q << U(RANS12_BITS)) + (x - q * f) + start)
+    if n_rows != U(0):
+        end = lz_rows.encode_rows(arguments, symbols, n_rows, table, states, end, flags)
+    return end
 
 
 # --- decode ---------------------------------------------------------------------------------------
 
 
-@kernel
-def decode_stream(payload, at, n_words, n, frequencies, first, last, scratch, out):
-    """Pop `n` symbols to `out`; words used, which the caller compares with `n_words`.
+@subkernel
+def decode_stream(  # type: ignore[no-untyped-def]
+    words, n_words, n, frequencies, first, last, table, states, arguments, out
+):
+    """Pop `n` symbols to `out`, with room for 64 more; how many words they asked for.
 
-    The 64 bytes behind the words, at `at + 2 n_words`, must be readable. `out` has room for n + 64.
+    128 bytes behind the `n_words` words are readable.
     """
-    table, states, symbols, packed, starts = scratch
-    n_present = 0
-    start = np.uint32(0)
-    for s in range(first, last + 1):
-        if frequencies[s] != 0:
-            symbols[n_present] = s
-            packed[n_present] = frequencies[s]
-            starts[n_present] = start
-            start += frequencies[s]
-            n_present += 1
-    n_rows = n // ROW
-    used = np.int64(0)
-    if n_rows > 0:
-        simd.decode_table12(symbols[:n_present], packed[:n_present], table)
-        used = np.int64(
-            simd.decode_rows12(payload[at:], n_words, n_rows, table, states, out)
-        )
-    base = n_rows * ROW
-    for j in range(2):
-        for lane in range(LANES):
-            i = base + 2 * lane + j
+    at = table
+    for s in range(first, last + U(1)):
+        f = get32(frequencies + (s << U(2)))
+        lz_rows.ramp(at, f | s << U(2 * RANS12_BITS), f)
+        at += f << U(2)
+    n_rows = n // U(ROW)
+    used = U(0)
+    if n_rows != U(0):
+        used = lz_rows.decode_rows(arguments, words, n_words, n_rows, table, states, out)
+    base = n_rows * U(ROW)
+    low = U(SCALE - 1)
+    for turn in range(U(2)):
+        for lane in range(U(LANES)):
+            i = base + U(2) * lane + turn
             if i < n:
-                x = states[lane]
-                slot = x & np.uint32(SCALE - 1)
-                low, high = 0, n_present
-                while high - low > 1:
-                    middle = (low + high) >> 1
-                    if starts[middle] <= slot:
-                        low = middle
-                    else:
-                        high = middle
-                out[i] = symbols[low]
-                x = np.uint32(packed[low]) * (x >> np.uint32(12)) + (slot - starts[low])
-                if x < np.uint32(RANS_STATE_LOW):
-                    where = at + 2 * min(used, n_words)
-                    word = np.uint32(payload[where]) | np.uint32(payload[where + 1]) << np.uint32(8)
-                    x = x << np.uint32(16) | word
-                    used += 1
-                states[lane] = x
+                where = states + (lane << U(2))
+                x = get32(where)
+                entry = get32(table + ((x & low) << U(2)))
+                put8(out + i, entry >> U(2 * RANS12_BITS))
+                x = (x >> U(RANS12_BITS)) * (entry & low) + ((entry >> U(RANS12_BITS)) & low)
+                if x < U(RANS_STATE_LOW):
+                    x = x << U(16) | get16(words + (min(used, n_words) << U(1)))
+                    used += U(1)
+                put32(where, x)
     return used

@@ -49,12 +49,13 @@ from .lz_ops import (
 )
 
 HASH_BITS = 14
-HASH_BYTES = (5, 6, 8, 16)  # by log2 of the word size
+HASH_BYTES = (6, 6, 8, 16)  # by log2 of the word size
 FILL_LEAST = (4, 4, 4, 8)
 MAX_DEPTH = 32
 MULTIPLIERS = (0x9E37, 0x85EB, 0xC2B3, 0x27D5, 0x1657, 0x6CBD, 0xB491, 0x58F3)
 CHUNK = 1024  # words whose candidates are looked up at a time
 AHEAD = 8
+STRIDE = 2 * (1 << 16) + 64  # bytes from a list of numbers of the sequences to the next
 TABLE_BYTES = 8 << HASH_BITS
 SLOTS_BYTES = 8 * (CHUNK + AHEAD)
 
@@ -131,8 +132,9 @@ def parse(  # type: ignore[no-untyped-def]
 
     `text` and `literals` have `SLACK` bytes of room behind `n_bytes`, those of `text` zeros;
     `fill` is the fill, repeated in 8 bytes. Work space: `hashes` for as many words and a chunk,
-    `table`, `slots`, and `depths`, as long as `text`. A sequence is written to `sequences` as three u16:
-    literals, then a match of so many words, so many words back or, if that is 0, of fill.
+    `table`, `slots`, and `depths`, as long as `text`. Sequences go to `sequences`, three lists
+    of u16, STRIDE bytes apart: literals, the length of the match behind them, and its step: 0 for
+    fill, 1 for the distance of the match before, otherwise the distance plus 1.
     """
     word = U(1) << word_log
     whole = U(0) - word
@@ -145,7 +147,7 @@ def parse(  # type: ignore[no-untyped-def]
     clear(table, U(TABLE_BYTES))
     clear(slots, U(SLOTS_BYTES))
     clear(depths, n_bytes + U(lz_ops.SLACK))
-    step = word if filling else word * U(WINDOW)
+    stride = word if filling else word * U(WINDOW)
     margin = max(least, word * U(WINDOW))
     first_sequence, first_literal = sequences, literals
     start = U(0)  # of the literals not yet copied
@@ -175,7 +177,7 @@ def parse(  # type: ignore[no-untyped-def]
             ahead, length, source = best_in_window(text, p, here, repeat, word_log)
             at = p + (ahead << word_log)
             if length < least and (length < least - word or at - source != repeat):
-                p += step
+                p += stride
                 continue
             p = at
             length &= whole
@@ -202,13 +204,19 @@ def parse(  # type: ignore[no-untyped-def]
         while done < p - start:
             copy32(literals + done, text + start + done)
             done += U(32)
+        distance = p - source
+        step = (distance >> word_log) + U(1)
+        if distance == repeat:
+            step = U(1)
+        if distance == U(0):
+            step = U(0)
         put16(sequences, (p - start) >> word_log)
-        put16(sequences + U(2), length >> word_log)
-        put16(sequences + U(4), (p - source) >> word_log)
-        sequences += U(6)
+        put16(sequences + U(STRIDE), length >> word_log)
+        put16(sequences + U(2 * STRIDE), step)
+        sequences += U(2)
         literals += p - start
-        if source != p:
-            repeat = p - source
+        if distance != U(0):
+            repeat = distance
             _deepen(depths, p, source, length)
         p += length
         start = p
@@ -216,5 +224,5 @@ def parse(  # type: ignore[no-untyped-def]
     while done < n_bytes - start:
         copy32(literals + done, text + start + done)
         done += U(32)
-    n_sequences = (sequences - first_sequence) // U(6)
+    n_sequences = (sequences - first_sequence) >> U(1)
     return n_sequences, literals - first_literal + n_bytes - start

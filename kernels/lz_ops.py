@@ -112,7 +112,11 @@ def unlike32(typing_context: Any, address: Any, pattern: Any) -> Any:  # noqa: A
 
 @intrinsic
 def usable32(  # type: ignore[no-untyped-def]
-    typing_context, address, source, depths, limit  # noqa: ARG001
+    typing_context,
+    address,
+    source,
+    depths,
+    limit,
 ):
     """How many of the 32 bytes at `source` equal those at `address` and are less than `limit` deep."""
 
@@ -177,12 +181,18 @@ lowest_bit, highest_bit = _bit_index("llvm.cttz.i64", 0), _bit_index("llvm.ctlz.
 """Index of a bit that is set, of a value that is not 0."""
 
 WAYS = 4
-WINDOW = 3
+LOOKED_AT = (3, 2, 2)  # of the WAYS candidates, at each word of a window
+WINDOW = len(LOOKED_AT)
 
 
 @intrinsic
 def best_in_window(  # type: ignore[no-untyped-def]
-    typing_context, text, at, slots, repeat, word_log  # noqa: ARG001
+    typing_context,
+    text,
+    at,
+    slots,
+    repeat,
+    word_log,
 ):
     """The longest match in the WINDOW words from offset `at` on: (word, length, source).
 
@@ -207,7 +217,7 @@ def best_in_window(  # type: ignore[no-untyped-def]
             where = b.add(at, b.shl(constant(I64, i), word_log))
             here = load(b, b.add(text, where), BYTES)
             found = [match(here, b.sub(where, repeat))]
-            for way in range(WAYS):
+            for way in range(LOOKED_AT[i]):
                 index = load(b, b.add(slots, constant(I64, 2 * (WAYS * i + way))), ir.IntType(16))
                 found.append(match(here, b.shl(b.zext(index, I64), word_log)))
             while len(found) > 1:  # a tree: the shortest chain of dependent selects
@@ -219,6 +229,65 @@ def best_in_window(  # type: ignore[no-untyped-def]
 
     arguments = (text, at, slots, repeat, word_log)
     return types.UniTuple(types.uint64, 3)(*arguments), generate
+
+
+CODE_ROW = 16
+
+
+@intrinsic
+def code_rows(  # type: ignore[no-untyped-def]
+    typing_context, sequences, stride, codes, room, values, n_rows  # noqa: ARG001
+):
+    """Code rows of 16 sequences; see `lz.py` for what the codes are.
+
+    `sequences`: u16 runs, and `stride` bytes behind them lengths, and behind them steps. Their codes
+    (u8) go to `codes` and `room` bytes behind that, and behind that; the bits that follow the
+    codes of a sequence to `values`, as a u64 with their number in the highest 8 bits.
+    """
+
+    def generate(_context: Any, b: Any, _signature: Any, a: Any) -> None:
+        sequences, stride, codes, room, values, n_rows = a
+        wide, narrow = vector(CODE_ROW, 64), vector(CODE_ROW, 16)
+        bytes_, lanes = vector(CODE_ROW, 8), vector(CODE_ROW, 32)
+
+        def coded(value: Any) -> tuple[Any, Any, Any]:
+            """(code, width, the bits that follow) of numbers below 2^16."""
+            name = f"llvm.ctlz.v{CODE_ROW}i32"
+            most = b.or_(value, constant(lanes, 4))
+            width = b.sub(constant(lanes, 29), _call(b, name, lanes, [most, ir.Constant(I1, 1)]))
+            high = b.lshr(value, width)
+            code = b.add(high, b.shl(width, constant(lanes, 2)))
+            return code, width, b.xor(value, b.shl(high, width))
+
+        def row(i: Any, _state: Any) -> list[Any]:
+            where = b.add(sequences, b.mul(i, constant(I64, 2 * CODE_ROW)))
+            at = b.add(codes, b.mul(i, constant(I64, CODE_ROW)))
+            total, n_bits = constant(wide, 0), constant(wide, 0)
+            for k in range(3):
+                value = b.zext(load(b, where, narrow), lanes)
+                if k == 1:
+                    value = b.sub(value, constant(lanes, 1))
+                special = None
+                if k == 2:
+                    special = b.icmp_unsigned("<", value, constant(lanes, 2))
+                    step, value = value, b.sub(value, constant(lanes, 2))
+                code, width, rest = coded(value)
+                if special is not None:
+                    code = b.select(special, step, b.add(code, constant(lanes, 2)))
+                    width = b.select(special, constant(lanes, 0), width)
+                    rest = b.select(special, constant(lanes, 0), rest)
+                store(b, b.trunc(code, bytes_), at)
+                total = b.or_(total, b.shl(b.zext(rest, wide), n_bits))
+                n_bits = b.add(n_bits, b.zext(width, wide))
+                where, at = b.add(where, stride), b.add(at, room)
+            total = b.or_(total, b.shl(n_bits, constant(wide, 56)))
+            store(b, total, b.add(values, b.mul(i, constant(I64, 8 * CODE_ROW))))
+            return []
+
+        loop(b, n_rows, [], row)
+
+    arguments = (sequences, stride, codes, room, values, n_rows)
+    return types.void(*arguments), generate
 
 
 def hash_rows(word_bytes: int, n_bytes: int, multipliers: tuple[int, ...], bits: int) -> Any:

@@ -18,7 +18,7 @@ from . import rows_plain, simd
 from .jit import subkernel
 from .lz_ops import get64, put32, put64
 from .rows import ARGUMENTS, I8, I16, I32, Machine, decoder, encoder
-from .spec import LANES, RANS12_BITS, RANS_STATE_LOW, RANS_WORD_BITS
+from .spec import RANS12_BITS, RANS_STATE_LOW, RANS_WORD_BITS
 from .vector import I64, constant, load, loop, store, vector
 
 DECODE_TABLE_BYTES = (4 << RANS12_BITS) + 64
@@ -115,7 +115,11 @@ class Vector12(Machine):
                 pointer = b.inttoptr(at, ir.PointerType())
                 self.call(
                     "llvm.masked.store.v16i16.p0",
-                    ir.VoidType(), out, pointer, constant(I32, 1), few,
+                    ir.VoidType(),
+                    out,
+                    pointer,
+                    constant(I32, 1),
+                    few,
                 )
                 x = b.select(full, b.lshr(x, constant(D16, RANS_WORD_BITS)), x)
                 q = self._high_product(x, reciprocal)

@@ -16,7 +16,7 @@ smallest wins, of equals the one with the fewest bits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import types
@@ -26,9 +26,6 @@ from .bits import popcount, trailing_zeros
 from .jit import kernel
 from .spec import BAD_PADDING, BAD_PATCH, BAD_SIZE, BAD_SYMBOL, OK, PATCH_BYTES, ROW
 from .vector import I64, constant, load, loop, splat, store, vector
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # For spec.py: coders PALETTE ... PALETTE + PALETTE_MAX_BITS, named palette0 ... palette4.
 PALETTE = 4

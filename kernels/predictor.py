@@ -10,6 +10,8 @@ The offset of row `i` and column `j` in 1/64 octaves, `>>` rounding down, is::
 
     base + 8 (rows[i] + columns[i / tile_rows, j]) + (sum_k row_factors[i, k] column_factors[k, j] >> 1)
 
+Columns may have other offsets in each tile of rows, since heads of attention do. The factors are what a
+product of rows and columns leaves: a few patterns that rows share to a different degree.
 Magnitude 0 stays 0, so that zeros remain what the sparse transform looks for; the value that
 would have become 0 takes the place that 0 left.
 """
@@ -58,6 +60,39 @@ class Model(NamedTuple):
     rank: int
     base: int  # offset of the middle, less that of an undisturbed word
     shift: int  # mantissa bits - OFFSET_LOG
+
+
+def n_offsets(n_rows: int, n_columns: int, tile_rows: int, rank: int) -> int:
+    """Bytes of a model's arrays together."""
+    return n_rows + -(-n_rows // tile_rows) * n_columns + rank * (n_rows + n_columns)
+
+
+def join(model: Model) -> NDArray[np.uint8]:
+    """The arrays of a model one after the other, as a frame stores them."""
+    arrays = model.rows, model.columns, model.row_factors, model.column_factors
+    return np.concatenate([array[: array.size - PAD] for array in arrays]).view(np.uint8)
+
+
+def split(
+    offsets: NDArray[np.uint8],
+    name: str,
+    n_rows: int,
+    n_columns: int,
+    tile_rows: int,
+    rank: int,
+    base: int,
+) -> Model:
+    """The model of a matrix of the type `name` from what `join` returned."""
+    assert offsets.size == n_offsets(n_rows, n_columns, tile_rows, rank)
+    n_tiles = -(-n_rows // tile_rows)
+    sizes = n_rows, n_tiles * n_columns, rank * n_rows, rank * n_columns
+    arrays = [np.zeros(size + PAD, np.int8) for size in sizes]
+    at = 0
+    for array, size in zip(arrays, sizes, strict=True):
+        array[:size] = offsets[at : at + size].view(np.int8)
+        at += size
+    shift = PREDICTED[name][1] - OFFSET_LOG
+    return Model(*arrays, n_columns, tile_rows, rank, base, shift)
 
 
 def _row_kernel(word_bytes: int) -> Any:
@@ -149,11 +184,31 @@ def _shift_rows(  # type: ignore[no-untyped-def]
     offset = np.uint64(row)
     if word_bytes == 2:
         _shift_2(
-            words, out, count, offset, columns, row_factors, column_factors, stride, rank, shift, way
+            words,
+            out,
+            count,
+            offset,
+            columns,
+            row_factors,
+            column_factors,
+            stride,
+            rank,
+            shift,
+            way,
         )
     else:
         _shift_4(
-            words, out, count, offset, columns, row_factors, column_factors, stride, rank, shift, way
+            words,
+            out,
+            count,
+            offset,
+            columns,
+            row_factors,
+            column_factors,
+            stride,
+            rank,
+            shift,
+            way,
         )
 
 

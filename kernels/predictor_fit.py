@@ -46,7 +46,16 @@ from numba import types
 
 from .choose import log2_fixed
 from .jit import SOURCES, entry_point, kernel, readonly_bytes
-from .predictor import FACTOR_LOG, LANES, MAX_RANK, OFFSET_LOG, OFFSET_STEP_LOG, PAD, Model
+from .predictor import (
+    FACTOR_LOG,
+    LANES,
+    MAX_RANK,
+    OFFSET_LOG,
+    OFFSET_STEP_LOG,
+    PAD,
+    PREDICTED,
+    Model,
+)
 from .predictor_rows import (
     CLIP,
     MAX_COLUMNS,
@@ -269,14 +278,14 @@ def _fit_factors(matrix, words, base, rows, columns, tile_rows, factors, work, a
         _row_logs(matrix, i, n_columns, logs + at)
         c = columns + np.uint64(i // tile_rows * n_columns)
         residual(n_vectors, logs + at, c, np.uint64(base + STEP * np.int64(rows[i])), u + at)
-    for rank in range(MAX_RANK):
+    for rank in range(factors.shape[0]):
         before, after = _find_factor(
             n_vectors, n_columns, n_sampled, logs, u, factors[rank], a, p, q
         )
         gain = words * (_log2(before) - _log2(after)) // 2
         if gain <= FACTOR_COST * (n_rows + n_columns):
             return rank
-    return MAX_RANK
+    return factors.shape[0]
 
 
 @kernel
@@ -354,7 +363,19 @@ def _probe_entry_point(sources: str = SOURCES) -> Any:
 def _fit_entry_point(sources: str = SOURCES) -> Any:
     @entry_point(
         types.UniTuple(types.int64, 3)(
-            *MATRIX, I8, I8, I8, I8, I32, I32, I16, types.int16[:, ::1], I16, I64, I32, types.int64[:, ::1]
+            *MATRIX,
+            I8,
+            I8,
+            I8,
+            I8,
+            I32,
+            I32,
+            I16,
+            types.int16[:, ::1],
+            I16,
+            I64,
+            I32,
+            types.int64[:, ::1],
         )
     )
     def fit_matrix(  # type: ignore[no-untyped-def]
@@ -378,8 +399,8 @@ def _fit_entry_point(sources: str = SOURCES) -> Any:
     ):
         """Steps 1, 2 and 4 to 7: (base, tile_rows, rank); rank -1 if no model is worth it.
 
-        The arrays must be zeros: those of a `Model` for tiles of `GROUP` rows and `MAX_RANK`,
-        then work space as `fit` makes it.
+        The arrays must be zeros: those of a `Model` for tiles of `GROUP` rows and the highest rank,
+        then work space as `fit` makes it; `factors` has as many rows as there may be factors.
         """
         assert sources
         matrix = _matrix(raw, last, word_bytes, shift, n_columns)
@@ -406,12 +427,15 @@ def _fit_entry_point(sources: str = SOURCES) -> Any:
     return fit_matrix
 
 
-def fit(words: NDArray[Any], mantissa_bits: int, middle: int) -> Model | None:
-    """The model of a matrix of words (uint16 or uint32, C-contiguous), None if none is worth it.
+def fit(words: NDArray[Any], name: str, max_rank: int = MAX_RANK) -> Model | None:
+    """The model of a matrix of words, None if none is worth it.
 
-    `mantissa_bits` and `middle` are those of the words' type in `PREDICTED`.
+    `words`: uint16 or uint32, C-contiguous, at most MAX_COLUMNS columns; `name`: a type of
+    `PREDICTED`; `max_rank`: factors to try.
     """
     n_rows, n_columns = words.shape
+    assert 0 < n_columns <= MAX_COLUMNS
+    _, mantissa_bits, middle, _ = PREDICTED[name]
     width = -(-n_columns // LANES) * LANES
     last = np.zeros(width, words.dtype)
     last[:n_columns] = words[-1]
@@ -430,8 +454,8 @@ def fit(words: NDArray[Any], mantissa_bits: int, middle: int) -> Model | None:
 
     n_groups, n_sampled = -(-n_rows // GROUP), min(n_rows, SAMPLE_ROWS)
     rows, columns = np.zeros(n_rows + PAD, np.int8), np.zeros(n_groups * n_columns + PAD, np.int8)
-    row_factors = np.zeros(n_rows * MAX_RANK + PAD, np.int8)
-    column_factors = np.zeros(MAX_RANK * n_columns + PAD, np.int8)
+    row_factors = np.zeros(n_rows * max_rank + PAD, np.int8)
+    column_factors = np.zeros(n_columns * max_rank + PAD, np.int8)
     base, tile_rows, rank = _fit_entry_point()(
         *matrix,
         rows,
@@ -440,7 +464,7 @@ def fit(words: NDArray[Any], mantissa_bits: int, middle: int) -> Model | None:
         column_factors,
         *(np.zeros(n_groups * width, np.int32) for _ in range(2)),  # sums, counts
         np.zeros(2 * n_sampled * width, np.int16),
-        np.zeros((MAX_RANK, width), np.int16),
+        np.zeros((max_rank, width), np.int16),
         np.zeros(n_sampled, np.int16),
         np.zeros(n_sampled, np.int64),
         np.zeros(width, np.int32),
@@ -448,11 +472,12 @@ def fit(words: NDArray[Any], mantissa_bits: int, middle: int) -> Model | None:
     )
     if rank < 0:
         return None
-    n_tiles = -(-n_rows // tile_rows)
+    columns = columns[: -(-n_rows // tile_rows) * n_columns + PAD]
+    columns[columns.size - PAD :] = 0
     return Model(
         rows,
-        columns[: n_tiles * n_columns + PAD],
-        row_factors[: n_rows * rank + PAD],
+        columns,
+        row_factors[: rank * n_rows + PAD],
         column_factors[: rank * n_columns + PAD],
         n_columns,
         tile_rows,

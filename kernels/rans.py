@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
 from . import simd
 from .jit import inlined, subkernel
 from .spec import (
@@ -25,9 +26,8 @@ from .spec import (
     RANS8,
     RANS8_BITS,
     RANS8_MAX_SYMBOLS,
-    RANS12,
-    RANS12_BITS,
     RANS12_BITMAP_BYTES as BITMAP_BYTES,
+    RANS12_BITS,
     RANS12_MAX_SYMBOLS,
     RANS_HEADER_BYTES,
     RANS_STATE_LOW,

@@ -102,7 +102,13 @@ class Machine8(Machine):
             b.shuffle_vector(
                 low,
                 high,
-                _order(*(half + upper + i // 2 + n * (i % 2) for half in (0, n // 2) for i in range(n // 2))),
+                _order(
+                    *(
+                        half + upper + i // 2 + n * (i % 2)
+                        for half in (0, n // 2)
+                        for i in range(n // 2)
+                    )
+                ),
             )
             for upper in (0, n // 4)
         ]
@@ -184,7 +190,8 @@ class Machine8(Machine):
                 capped = self.call("llvm.uadd.sat.v16i16", W16, product, rest[k])
                 no_carry = b.sext(b.icmp_unsigned("==", capped, low[k]), W16)
                 high[k] = b.add(b.add(top, one), no_carry)
-        both = self._interleave(*symbols, B32)
+        first, second = symbols
+        both = self._interleave(first, second, B32)
         for half in (0, 1):
             order = _order(*(16 * half + i + 32 * k for k in (0, 1) for i in range(16)))
             store(b, b.shuffle_vector(*both, order), self.offset(out, 32 * half))
@@ -300,10 +307,9 @@ class Machine8(Machine):
 
     def _dwords_of(self, planes: list[Any]) -> list[Any]:
         """Of up to 4 byte planes: the first symbols of both sets of lanes, then the second ones."""
-        zero = constant(B32, 0)
+        padded = [*planes, *[constant(B32, 0)] * (4 - len(planes))]
         low, high = (
-            self._interleave(*(planes[i] if i < len(planes) else zero for i in at), B32)
-            for at in ((0, 1), (2, 3))
+            self._interleave(padded[at], padded[at + 1], B32) for at in (0, 2)
         )
         dwords = []
         for words in zip(low, high, strict=True):

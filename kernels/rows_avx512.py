@@ -190,9 +190,7 @@ class Machine8(Machine):
         _, _, reciprocals, fields, more, _, odd_dwords = fixed
         half, full = constant(Q8, 32), constant(Q8, 0xFFFFFFFF)
         fields = self._lookup_dwords(fields, i)
-        n, r = (
-            b.bitcast(v, Q8) for v in (b.add(x, more), self._lookup_dwords(reciprocals, i))
-        )
+        n, r = (b.bitcast(v, Q8) for v in (b.add(x, more), self._lookup_dwords(reciprocals, i)))
         even = b.lshr(b.mul(b.and_(n, full), b.and_(r, full)), half)
         odd = b.mul(b.lshr(n, half), b.lshr(r, half))
         q = b.select(odd_dwords, self._dwords(odd), self._dwords(even))
@@ -201,7 +199,8 @@ class Machine8(Machine):
         return b.add(b.add(x, bias), b.mul(q, b.lshr(fields, constant(D16, 24))))
 
     def encode_end(self, lanes: list[Any], states: Any) -> None:
-        self._store_pairs(*lanes, 16, states)
+        even, odd = lanes
+        self._store_pairs(even, odd, 16, states)
 
 
 @subkernel

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
 from .jit import subkernel
 from .rows import I8, I16, I32, Machine
@@ -107,7 +106,9 @@ class Plain8(Plain):
                 ]
             for k in range(0, AT_ONCE, 2):
                 four = constant(I32, 0)
-                for j, slot in enumerate((slots[0][k], slots[1][k], slots[0][k + 1], slots[1][k + 1])):
+                for j, slot in enumerate(
+                    (slots[0][k], slots[1][k], slots[0][k + 1], slots[1][k + 1])
+                ):
                     at = self.offset(self.scaled(table, slot, 2), SYMBOLS + j * SYMBOLS_BYTES)
                     four = b.or_(four, load(b, at, I32))
                 store(b, four, self.offset(self.scaled(out, first, 1), 2 * k))

@@ -73,7 +73,17 @@ if LEVEL == "plain":
 
     @subkernel
     def decode_rows8_pair(  # type: ignore[no-untyped-def]
-        words_a, n_words_a, table_a, states_a, out_a, words_b, n_words_b, table_b, states_b, out_b, n_rows
+        words_a,
+        n_words_a,
+        table_a,
+        states_a,
+        out_a,
+        words_b,
+        n_words_b,
+        table_b,
+        states_b,
+        out_b,
+        n_rows,
     ):
         """Two planes one after the other: lanes of one already keep a scalar processor busy."""
         used_a = decode_rows8(words_a, n_words_a, n_rows, table_a, states_a, out_a)
@@ -84,7 +94,17 @@ else:
 
     @subkernel
     def decode_rows8_pair(  # type: ignore[no-untyped-def]
-        words_a, n_words_a, table_a, states_a, out_a, words_b, n_words_b, table_b, states_b, out_b, n_rows
+        words_a,
+        n_words_a,
+        table_a,
+        states_a,
+        out_a,
+        words_b,
+        n_words_b,
+        table_b,
+        states_b,
+        out_b,
+        n_rows,
     ):
         """As `decode_rows8` for two planes in turn, which is faster. Words asked for by each."""
         arguments = np.empty((2, ARGUMENTS), np.uint64)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sparse transform: which words of a block are zero, and the others packed together.
 
-A word is zero if all its bits are (-0.0 is not). The mask has a bit for each word and is coded as
-a plane of its own, four bits a symbol: that takes a quarter of the time of single bits,
-and an order-0 coder then finds 2:4 sparsity by itself. The block's other planes hold
-only the words that are not zero, so that a zero costs nothing but its bit.
+The **mask** has a bit for each word and is coded as a plane of its own, four bits a symbol: that
+takes a quarter of the time of single bits, and an order-0 coder then finds 2:4 sparsity by
+itself. The block's other planes hold only the words that are not zero, so that a zero costs
+nothing but its bit.
+
+A float is zero if its magnitude is. Multiplying with a mask of ones and zeros leaves -0.0 where weights
+were negative, so the signs of the zeros are another plane, of one bit each: constant
+where all zeros are positive.
 
 The encoder's choice
 --------------------
@@ -14,7 +18,7 @@ are such rows and at least `2^-SPARSE_LOG` of their words are zero.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -24,11 +28,8 @@ from numba.extending import intrinsic
 
 from . import simd
 from .jit import kernel
-from .spec import ROW
-from .vector import I64, constant, load, loop, store, vector
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from .spec import ROTATE, ROTATE_BIAS, ROW
+from .vector import I64, constant, load, loop, splat, store, vector
 
 # For spec.py.
 MASK_BITS = 4  # of a symbol of the mask plane
@@ -38,17 +39,31 @@ SPARSE_STRIDE = 16
 MASK_ROW = ROW // MASK_BITS  # symbols of the mask for a row of words
 VECTOR_BYTES = 64
 ONES = 0x4332322132212110  # of the symbol s, at bit 4 s
+ONE, NONE = np.uint64(1), np.uint64(0)
 I8 = ir.IntType(8)
 PAIRS = vector(8, 16)  # 16 symbols seen as 8 pairs
 
 
 def _vector_row(
-    builder: Any, word_bytes: int, row_at: Any, symbols_at: Any, packed_at: Any, *, expand: bool
-) -> Any:
-    """64 words with compressing and expanding vector moves; the address behind the packed words."""
+    builder: Any,
+    word_bytes: int,
+    addresses: tuple[Any, Any, Any],
+    dropped: Any,
+    magnitude: Any,
+    *,
+    expand: bool,
+) -> tuple[Any, Any]:
+    """64 words with compressing and expanding vector moves.
+
+    `addresses` are those of the words, the mask and the packed words; the last, moved on, and
+    `dropped` with the bits of all zeros are returned.
+    """
+    row_at, symbols_at, packed_at = addresses
     lanes = VECTOR_BYTES // word_bytes
     kind, few = vector(lanes, 8 * word_bytes), ir.IntType(lanes)
     zero = constant(kind, 0)
+    magnitude = splat(builder, magnitude, kind)
+    dropped_lanes = zero
 
     def call(name: str, values: list[Any]) -> Any:
         signature = ir.FunctionType(kind, [value.type for value in values])
@@ -71,7 +86,8 @@ def _vector_row(
             store(builder, call("masked.expandload", [source, flags, zero]), where)
         else:
             x = load(builder, where, kind)
-            flags = builder.icmp_unsigned("!=", x, zero)
+            flags = builder.icmp_unsigned("!=", builder.and_(x, magnitude), zero)
+            dropped_lanes = builder.or_(dropped_lanes, builder.select(flags, zero, x))
             packed = call("experimental.vector.compress", [x, flags, zero])
             store(builder, packed, packed_at)
             chosen = builder.bitcast(flags, few)
@@ -82,17 +98,29 @@ def _vector_row(
         pairs = builder.zext(builder.bitcast(bits, vector(8, 8)), PAIRS)
         pairs = builder.or_(pairs, builder.shl(pairs, constant(PAIRS, 8 - MASK_BITS)))
         store(builder, builder.and_(pairs, constant(PAIRS, 0x0F0F)), symbols_at)
-    return packed_at
+        any_dropped = builder.icmp_unsigned("!=", dropped_lanes, zero)
+        any_dropped = _resize(builder, builder.bitcast(any_dropped, few), I64)
+        dropped = builder.or_(dropped, any_dropped)
+    return packed_at, dropped
 
 
 def _plain_row(
-    builder: Any, word_bytes: int, row_at: Any, symbols_at: Any, packed_at: Any, *, expand: bool
-) -> Any:
+    builder: Any,
+    word_bytes: int,
+    addresses: tuple[Any, Any, Any],
+    dropped: Any,
+    magnitude: Any,
+    *,
+    expand: bool,
+) -> tuple[Any, Any]:
     """The same word by word, without branches."""
+    row_at, symbols_at, packed_at = addresses
     word = ir.IntType(8 * word_bytes)
+    zero = constant(word, 0)
+    magnitude = _resize(builder, magnitude, word)
 
     def one_symbol(i: Any, state: Any) -> list[Any]:
-        [at] = state
+        at, dropped = state
         symbol_at = builder.add(symbols_at, i)
         first = builder.add(row_at, builder.mul(i, constant(I64, MASK_BITS * word_bytes)))
         bits = constant(I64, 0)
@@ -101,19 +129,23 @@ def _plain_row(
         for b in range(MASK_BITS):
             where = builder.add(first, constant(I64, word_bytes * b))
             x = load(builder, at if expand else where, word)
-            store(builder, x, where if expand else at)
             if expand:
                 is_set = builder.and_(builder.lshr(bits, constant(I64, b)), constant(I64, 1))
                 store(builder, builder.mul(x, _resize(builder, is_set, word)), where)
             else:
-                is_set = builder.zext(builder.icmp_unsigned("!=", x, constant(word, 0)), I64)
+                store(builder, x, at)
+                flag = builder.icmp_unsigned("!=", builder.and_(x, magnitude), zero)
+                left = _resize(builder, builder.select(flag, zero, x), I64)
+                dropped = builder.or_(dropped, left)
+                is_set = builder.zext(flag, I64)
                 bits = builder.or_(bits, builder.shl(is_set, constant(I64, b)))
             at = builder.add(at, builder.mul(is_set, constant(I64, word_bytes)))
         if not expand:
             store(builder, builder.trunc(bits, I8), symbol_at)
-        return [at]
+        return [at, dropped]
 
-    return loop(builder, constant(I64, MASK_ROW), [packed_at], one_symbol)[0]
+    packed_at, dropped = loop(builder, constant(I64, MASK_ROW), [packed_at, dropped], one_symbol)
+    return packed_at, dropped
 
 
 def _resize(builder: Any, value: Any, kind: Any) -> Any:
@@ -124,9 +156,11 @@ def _resize(builder: Any, value: Any, kind: Any) -> Any:
 
 
 def _row_kernel(word_bytes: int, *, expand: bool) -> Any:
-    """An intrinsic over rows of 64 words: `(words, n_rows, mask, packed)`, addresses.
+    """An intrinsic over rows of 64 words: `(words, n_rows, mask, packed, magnitude)`.
 
-    Returns how many words are not zero. `packed` has room for 64 words more than that.
+    `magnitude` has the bits that make a word count as one that is not zero, the rest are addresses.
+    Returns twice the number of such words, plus 1 if a word that is not among them has
+    other bits. `packed` has room for 64 words more than these.
     """
     one_row = _vector_row if simd.LEVEL == "avx512" else _plain_row
 
@@ -137,19 +171,27 @@ def _row_kernel(word_bytes: int, *, expand: bool) -> Any:
         n_rows: Any,
         mask: Any,
         packed: Any,
+        magnitude: Any,
     ) -> Any:
-        signature = types.uint64(words, n_rows, mask, packed)
+        signature = types.uint64(words, n_rows, mask, packed, magnitude)
 
         def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            words_at, count, mask_at, packed_at = arguments
+            words_at, count, mask_at, packed_at, magnitude = arguments
 
             def body(i: Any, state: Any) -> list[Any]:
+                at, dropped = state
                 row_at = builder.add(words_at, builder.mul(i, constant(I64, ROW * word_bytes)))
                 symbols_at = builder.add(mask_at, builder.mul(i, constant(I64, MASK_ROW)))
-                return [one_row(builder, word_bytes, row_at, symbols_at, *state, expand=expand)]
+                addresses = row_at, symbols_at, at
+                return list(
+                    one_row(builder, word_bytes, addresses, dropped, magnitude, expand=expand)
+                )
 
-            [end] = loop(builder, count, [packed_at], body)
-            return builder.udiv(builder.sub(end, packed_at), constant(I64, word_bytes))
+            end, dropped = loop(builder, count, [packed_at, constant(I64, 0)], body)
+            n_bytes = builder.sub(end, packed_at)
+            twice = builder.udiv(builder.shl(n_bytes, constant(I64, 1)), constant(I64, word_bytes))
+            some = builder.icmp_unsigned("!=", dropped, constant(I64, 0))
+            return builder.or_(twice, builder.zext(some, I64))
 
         return signature, generate
 
@@ -161,25 +203,25 @@ _expand_1, _expand_2, _expand_4, _expand_8 = (_row_kernel(b, expand=True) for b 
 
 
 @kernel
-def _pack_rows(words, n_rows, mask, packed, word_bytes):  # type: ignore[no-untyped-def]
+def _pack_rows(words, n_rows, mask, packed, word_bytes, magnitude):  # type: ignore[no-untyped-def]
     if word_bytes == 1:
-        return _pack_1(words, n_rows, mask, packed)
+        return _pack_1(words, n_rows, mask, packed, magnitude)
     if word_bytes == 2:
-        return _pack_2(words, n_rows, mask, packed)
+        return _pack_2(words, n_rows, mask, packed, magnitude)
     if word_bytes == 4:
-        return _pack_4(words, n_rows, mask, packed)
-    return _pack_8(words, n_rows, mask, packed)
+        return _pack_4(words, n_rows, mask, packed, magnitude)
+    return _pack_8(words, n_rows, mask, packed, magnitude)
 
 
 @kernel
 def _expand_rows(words, n_rows, mask, packed, word_bytes):  # type: ignore[no-untyped-def]
     if word_bytes == 1:
-        return _expand_1(words, n_rows, mask, packed)
+        return _expand_1(words, n_rows, mask, packed, NONE) >> ONE
     if word_bytes == 2:
-        return _expand_2(words, n_rows, mask, packed)
+        return _expand_2(words, n_rows, mask, packed, NONE) >> ONE
     if word_bytes == 4:
-        return _expand_4(words, n_rows, mask, packed)
-    return _expand_8(words, n_rows, mask, packed)
+        return _expand_4(words, n_rows, mask, packed, NONE) >> ONE
+    return _expand_8(words, n_rows, mask, packed, NONE) >> ONE
 
 
 @kernel
@@ -189,32 +231,40 @@ def mask_symbols(n: int) -> int:
 
 
 @kernel
-def promising(raw, word_bytes, mask, packed):  # type: ignore[no-untyped-def]
+def magnitude_bits(word_bytes, transform):  # type: ignore[no-untyped-def]
+    """The bits of a word (uint64) that make it count as one that is not zero."""
+    has_sign = transform == ROTATE or transform == ROTATE_BIAS  # noqa: PLR1714
+    return (ONE << np.uint64(8 * word_bytes - has_sign)) - ONE if has_sign else ~NONE
+
+
+@kernel
+def promising(raw, word_bytes, magnitude, mask, packed):  # type: ignore[no-untyped-def]
     """Whether the sample of a block has zeros enough for `pack`; same arguments, work space."""
     row_bytes = ROW * word_bytes
     n_rows = raw.size // row_bytes
     source, target = np.uint64(raw.ctypes.data), np.uint64(packed.ctypes.data)
     symbols = np.uint64(mask.ctypes.data)
-    n_counted, n_set = 0, np.uint64(0)
+    n_counted, n_set = 0, NONE
     for row in range(0, n_rows, SPARSE_STRIDE):
         where = source + np.uint64(row * row_bytes)
-        n_set += _pack_rows(where, np.uint64(1), symbols, target, word_bytes)
+        n_set += _pack_rows(where, ONE, symbols, target, word_bytes, magnitude) >> ONE
         n_counted += ROW
     return (n_counted - np.int64(n_set)) << SPARSE_LOG >= max(n_counted, 1)
 
 
 @kernel
-def pack(raw, word_bytes, mask, packed):  # type: ignore[no-untyped-def]
-    """Put the words of `raw` (uint8, contiguous) that are not zero into `packed`; their number.
+def pack(raw, word_bytes, magnitude, mask, packed):  # type: ignore[no-untyped-def]
+    """Put the words of `raw` (uint8, contiguous) that are not zero into `packed`.
 
-    `mask` (uint8, room for a multiple of 16) gets the mask plane's symbols; `packed` (uint8)
-    has room for 64 words more than `raw`.
+    Returns (their number, whether a zero has a sign). `mask` (uint8, room for a multiple of 16)
+    gets the mask plane's symbols; `packed` (uint8) has room for 64 words more than `raw`.
     """
     row_bytes = ROW * word_bytes
     n_rows = raw.size // row_bytes
     source, target = np.uint64(raw.ctypes.data), np.uint64(packed.ctypes.data)
     symbols = np.uint64(mask.ctypes.data)
-    count = _pack_rows(source, np.uint64(n_rows), symbols, target, word_bytes)
+    found = _pack_rows(source, np.uint64(n_rows), symbols, target, word_bytes, magnitude)
+    count, signs = found >> ONE, found & ONE
     rest = raw.size - n_rows * row_bytes
     if rest > 0:
         last = np.zeros(row_bytes, np.uint8)
@@ -223,8 +273,38 @@ def pack(raw, word_bytes, mask, packed):  # type: ignore[no-untyped-def]
         source = np.uint64(last.ctypes.data)
         symbols += np.uint64(n_rows * MASK_ROW)
         target += count * np.uint64(word_bytes)
-        count += _pack_rows(source, np.uint64(1), symbols, target, word_bytes)
-    return np.int64(count)
+        found = _pack_rows(source, ONE, symbols, target, word_bytes, magnitude)
+        count += found >> ONE
+        signs |= found & ONE
+    return np.int64(count), signs != NONE
+
+
+@kernel
+def read_signs(raw, word_bytes, mask, signs):  # type: ignore[no-untyped-def]
+    """After `pack`, the sign bits of the zeros as symbols, in order; their number.
+
+    `signs` (uint8) has room for a symbol of each word.
+    """
+    n = np.uint64(raw.size // word_bytes)
+    at = NONE
+    for i in range(n):
+        top = raw[(i + ONE) * np.uint64(word_bytes) - ONE]
+        signs[at] = top >> np.uint8(7)
+        at += ONE - ((np.uint64(mask[i // np.uint64(4)]) >> (i & np.uint64(3))) & ONE)
+    return np.int64(at)
+
+
+@kernel
+def write_signs(mask, signs, word_bytes, raw):  # type: ignore[no-untyped-def]
+    """After `expand`, give the zeros of `raw` their signs."""
+    n = np.uint64(raw.size // word_bytes)
+    at = NONE
+    for i in range(n):
+        is_zero = ONE - ((np.uint64(mask[i // np.uint64(4)]) >> (i & np.uint64(3))) & ONE)
+        raw[(i + ONE) * np.uint64(word_bytes) - ONE] |= np.uint8(
+            (np.uint64(signs[at]) & is_zero) << np.uint64(7)
+        )
+        at += is_zero
 
 
 @kernel
@@ -261,6 +341,6 @@ def expand(mask, packed, word_bytes, raw):  # type: ignore[no-untyped-def]
         last = np.empty(row_bytes, np.uint8)
         symbols += np.uint64(n_rows * MASK_ROW)
         source += count * np.uint64(word_bytes)
-        _expand_rows(np.uint64(last.ctypes.data), np.uint64(1), symbols, source, word_bytes)
+        _expand_rows(np.uint64(last.ctypes.data), ONE, symbols, source, word_bytes)
         for i in range(rest):
             raw[n_rows * row_bytes + i] = last[i]

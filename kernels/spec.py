@@ -108,6 +108,7 @@ PROBE_STRIDE: Final = 16  # first look: every 16th row
 SAMPLE_STRIDE: Final = 8  # second look, if the first promises a gain: every 8th row
 PROBE_MIN_GAIN_LOG: Final = 6  # go on if the probe promises 1/64 of the raw size
 RARE_LOG: Final = 11  # a symbol rarer than 2^-RARE_LOG of the sample is patched, not coded
+RARE_LOG_12: Final = 14  # the same for rans12
 RANS12_MIN_GAIN_LOG: Final = 6  # rans12 is slower: it must save 1/64 of rans8's size
 PATCH_RETRY_LOG: Final = 6  # a sampled table that patches over 1/64 is built again in full
 LOG2_BITS: Final = 12  # fixed-point fraction of the size estimates

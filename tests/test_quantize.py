@@ -11,6 +11,7 @@ import pytest
 import quant_reference as reference
 
 import gpucodec
+from gpucodec.dtypes import BY_NAME
 from gpucodec.errors import GpucodecError, LimitError, TruncatedError, UnsupportedError
 from gpucodec.kernels import quantspec as spec
 from gpucodec.quant import (
@@ -19,9 +20,9 @@ from gpucodec.quant import (
     decode_quantized,
     dequantize,
     encode_quantized,
+    frame as containers,
     quantize,
 )
-from gpucodec.quant import frame as containers
 from gpucodec.quant.codec import inspect, verify
 
 FORMATS = tuple(spec.BY_NAME)

@@ -174,6 +174,15 @@ class TestSalvage:
             with pytest.raises(CorruptionError):
                 gpucodec.decode_batch([self.frame, frame])
 
+    def test_blocks_of_stored_frames_too(self):
+        noise = sample("uint16", 1000, "noise")
+        frame = gpucodec.encode(noise, TensorConfig(128))
+        frame[-2000 + 2 * 300] ^= 1
+        array, bad_blocks = gpucodec.decode(frame, salvage=True)
+        assert [b.block for b in bad_blocks] == [2]
+        assert not array[256:384].any()
+        assert (np.delete(array, slice(256, 384)) == np.delete(noise, slice(256, 384))).all()
+
     def test_salvage_into_an_output(self):
         out = np.ones(5000, np.uint16)
         array, bad_blocks = gpucodec.decode(self.damaged(1), out, salvage=True)

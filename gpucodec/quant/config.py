@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..kernels import quantspec as spec
@@ -47,16 +48,19 @@ class ErrorBound:
     range: float | None = None
 
     def __post_init__(self) -> None:
-        given = [one for one in (self.abs, self.rel, self.range) if one is not None]
+        given = {name: value for name, value in asdict(self).items() if value is not None}
         if len(given) != 1:
             message = f"an ErrorBound has one of abs, rel and range, not {len(given)} of them"
             raise ValueError(message)
-        if isinstance(given[0], bool) or not isinstance(given[0], (int, float)):
-            message = f"an ErrorBound is a number, not {type(given[0]).__name__}"
+        [(name, value)] = given.items()
+        if isinstance(value, bool) or not isinstance(value, Real):
+            message = f"an ErrorBound is a number, not {type(value).__name__}"
             raise TypeError(message)
-        if not (math.isfinite(given[0]) and given[0] >= 0):
-            message = f"an ErrorBound is finite and not negative, not {given[0]}"
+        number = float(value)
+        if not (math.isfinite(number) and number >= 0):
+            message = f"an ErrorBound is finite and not negative, not {number}"
             raise ValueError(message)
+        object.__setattr__(self, name, number)
 
     @property
     def kind(self) -> int:

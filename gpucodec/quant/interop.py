@@ -184,7 +184,10 @@ def to_gguf(quantized: Quantized, *, exceptions: str = "raise") -> Array:
     elif config.format == "mxfp4":
         groups = [quantized.scales.view(np.uint8).reshape(n_blocks, 1), codes]
     else:
-        planes = [quantized.scales, quantized.offsets]
+        scales = quantized.scales
+        if config.format == "int4":  # 0 / -8
+            scales = np.where(scales == 0, -scales, scales)
+        planes = [scales, quantized.offsets]
         groups = [_half(plane, n_blocks) for plane in planes if plane is not None]
         groups.append(codes)
     return np.concatenate(groups, axis=1).reshape(*quantized.shape[:-1], -1)
@@ -247,4 +250,5 @@ def _halves(codes: Array) -> Array:
 def _half(plane: Array, n_blocks: int) -> Array:
     """Scales as the bytes of float16, one row a block."""
     with np.errstate(over="ignore"):  # GGUF stores infinity for what float16 cannot hold
-        return plane.astype(np.float16).reshape(n_blocks, 1).view(np.uint8)
+        halves: Array = plane.astype(np.float16)
+    return halves.reshape(n_blocks, 1).view(np.uint8)
