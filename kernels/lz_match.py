@@ -136,6 +136,7 @@ def parse(  # type: ignore[no-untyped-def]
     of u16, STRIDE bytes apart: literals, the length of the match behind them, and its step: 0 for
     fill, 1 for the distance of the match before, otherwise the distance plus 1.
     """
+    word_log = U(0)
     word = U(1) << word_log
     whole = U(0) - word
     least = _by_log(HASH_BYTES, word_log)

@@ -250,5 +250,6 @@ def _halves(codes: Array) -> Array:
 def _half(plane: Array, n_blocks: int) -> Array:
     """Scales as the bytes of float16, one row a block."""
     with np.errstate(over="ignore"):  # GGUF stores infinity for what float16 cannot hold
-        halves: Array = plane.astype(np.float16)
-    return halves.reshape(n_blocks, 1).view(np.uint8)
+        halves = plane.astype(np.float16).reshape(n_blocks, 1)
+    result: Array = halves.view(np.uint8)
+    return result
