@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import SOURCES, entry_point, subkernel
+from .jit import SOURCES, entry_point, kernel
 from .spec import HASH_MIN_BYTES, HASH_STRIPE
 from .vector import I64, constant, copy_bytes, load, loop, store, vector
 
@@ -90,7 +90,7 @@ def _accumulate(
     return signature, generate
 
 
-@subkernel
+@kernel
 def _high_product(a: int, b: int) -> int:
     """High 64 bits of the 128-bit product."""
     mask = np.uint64(0xFFFFFFFF)
@@ -102,7 +102,7 @@ def _high_product(a: int, b: int) -> int:
     return a_high * b_high + (middle >> half) + (cross >> half)
 
 
-@subkernel
+@kernel
 def xxh3(source: int, n_raw: int) -> int:
     """XXH3-64 of `n_raw` bytes at address `source`, padded with zeros as the format says."""
     n = max(HASH_MIN_BYTES, (n_raw + HASH_STRIPE - 1) // HASH_STRIPE * HASH_STRIPE)

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import rans
-from .jit import inlined, subkernel
+from .jit import inlined, kernel
 from .planes import pack_bits
 from .spec import (
     CONSTANT,
@@ -87,7 +87,7 @@ def _log2_table() -> NDArray[np.uint16]:
 LOG2 = _log2_table()
 
 
-@subkernel
+@kernel
 def log2_fixed(x: int) -> int:
     """log2 of 1 <= x < 2^32 with LOG2_BITS bits of fraction."""
     k = 0
@@ -102,7 +102,7 @@ def log2_fixed(x: int) -> int:
     return (k << LOG2_BITS) + low + ((high - low) * rest >> below)
 
 
-@subkernel
+@kernel
 def _histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
     """Count the rows 0, stride, 2 stride, ... into `counts[0]`; how many symbols these are.
 
@@ -142,7 +142,7 @@ def _promising(counts, n_counted, bits):  # type: ignore[no-untyped-def]
     return total <= raw - (raw >> PROBE_MIN_GAIN_LOG)
 
 
-@subkernel
+@kernel
 def normalise(counts, symbols, n_symbols, n_kept, bits, frequencies):  # type: ignore[no-untyped-def]
     """Frequencies that sum to 2^bits, in proportion to the counts of `symbols[:n_symbols]`.
 
@@ -179,7 +179,7 @@ def normalise(counts, symbols, n_symbols, n_kept, bits, frequencies):  # type: i
         total += step
 
 
-@subkernel
+@kernel
 def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ignore[no-untyped-def]
     """The table of one coder and its estimate: (symbols in the table, payload bytes).
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import subkernel
+from .jit import kernel
 
 
-@subkernel
+@kernel
 def most_frequent(frequencies, n_symbols):  # type: ignore[no-untyped-def]
     """Index of the first largest of the frequencies."""
     most = 0
@@ -25,13 +25,13 @@ def most_frequent(frequencies, n_symbols):  # type: ignore[no-untyped-def]
     return most
 
 
-@subkernel
+@kernel
 def rounds_up(f):  # type: ignore[no-untyped-def]
     """Whether a table whose largest frequency is `f` must round its reciprocals up."""
     return f > 128 and f * ((np.int64(1) << 39) % f) > 1 << 15
 
 
-@subkernel
+@kernel
 def reciprocal(f, up):  # type: ignore[no-untyped-def]
     """(reciprocal, shift, what the quotient lacks: 1 if f is 1 and it was rounded up)."""
     shift = np.int64(0)

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from .jit import SOURCES, entry_point, subkernel
+from .jit import SOURCES, entry_point, kernel
 from .spec import ALIGNMENT, CONSTANT, ENTRY_ARGUMENT_MASK, ENTRY_CODER_SHIFT, ROW
 
 MAX_PLANES = 9
 PLANE_ROOM = 2 * ROW  # behind a plane's last symbol: a full row, and what a vector store overlaps
 
 
-@subkernel
+@kernel
 def aligned(size: int) -> int:
     """`size` rounded up to where the next payload may start."""
     return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-@subkernel
+@kernel
 def payload_bytes(entry: int) -> int:
     """Bytes of the payload that an entry (int64) names, without padding."""
     return 0 if (entry >> ENTRY_CODER_SHIFT) == CONSTANT else entry & ENTRY_ARGUMENT_MASK

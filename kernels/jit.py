@@ -18,11 +18,12 @@ SOURCES = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 ).hexdigest()
 
-kernel = njit(nogil=True, error_model="numpy")
-"""For functions called by other kernels. No `fastmath`, so that floats are the same anywhere."""
+kernel = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""For functions called by other kernels. No `fastmath`, so that floats are the same anywhere.
 
-subkernel = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""The same, compiled sooner, as Python cannot call it: a test calls ``njit(name.py_func)``."""
+Python cannot call them, which saves a third of their compile time; a test may call
+``njit(name.py_func)``.
+"""
 
 inlined = njit(nogil=True, error_model="numpy", inline="always")
 """A part of the one function that calls it: Numba would optimise it on its own, and then again."""

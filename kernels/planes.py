@@ -17,7 +17,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import inlined, subkernel
+from .jit import inlined, kernel
 from .spec import BAD_PADDING, FLOAT64_BIAS, OK, PLAIN, ROTATE_BIAS, ROW, ZIGZAG
 from .vector import I64, constant, load, loop, splat, store, vector
 
@@ -116,7 +116,7 @@ _split_8x8, _merge_8x8 = _row_kernel(8, 8, merge=False), _row_kernel(8, 8, merge
 _split_8x9, _merge_8x9 = _row_kernel(8, 9, merge=False), _row_kernel(8, 9, merge=True)
 
 
-@subkernel
+@kernel
 def _split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
     kind = np.uint64(transform)
     if word_bytes == 1:
@@ -131,7 +131,7 @@ def _split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # typ
         _split_8x9(address, n_rows, kind, table)
 
 
-@subkernel
+@kernel
 def _merge_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
     kind = np.uint64(transform)
     if word_bytes == 1:
@@ -252,7 +252,7 @@ def _bit_rows(*, unpack: bool) -> Any:
 _pack_rows, _unpack_rows = _bit_rows(unpack=False), _bit_rows(unpack=True)
 
 
-@subkernel
+@kernel
 def pack_bits(symbols: NDArray[np.uint8], n: int, bits: int, out: NDArray[np.uint8]) -> int:
     """Write `n` symbols of `bits` < 8 bits as bit rows into `out`; bytes written.
 
@@ -268,7 +268,7 @@ def pack_bits(symbols: NDArray[np.uint8], n: int, bits: int, out: NDArray[np.uin
     return n_bytes
 
 
-@subkernel
+@kernel
 def unpack_bits(payload: NDArray[np.uint8], n: int, bits: int, out: NDArray[np.uint8]) -> int:
     """Inverse of `pack_bits`; `out` has room up to a multiple of 64. OK or BAD_PADDING."""
     n_rows = (n + ROW - 1) // ROW

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from . import simd
-from .jit import inlined, subkernel
+from .jit import inlined, kernel
 from .spec import (
     BAD_PATCH,
     BAD_SIZE,
@@ -92,13 +92,13 @@ def encode_scratch(block_words: int) -> EncodeScratch:
     )
 
 
-@subkernel
+@kernel
 def _at(array, offset):  # type: ignore[no-untyped-def]
     """The address of byte `offset` of an array of bytes."""
     return np.uint64(array.ctypes.data) + np.uint64(offset)
 
 
-@subkernel
+@kernel
 def table_bytes(coder: int, n_symbols: int) -> int:
     """Bytes of a payload's table, padded to an even number."""
     return 2 * n_symbols if coder == RANS8 else BITMAP_BYTES + (3 * n_symbols + 3) // 4 * 2
@@ -201,7 +201,7 @@ def _examine(  # type: ignore[no-untyped-def]
     return OK
 
 
-@subkernel
+@kernel
 def _finish(payload, n, bits, out, layout, states, n_used):  # type: ignore[no-untyped-def]
     """After the rows: check the words and end states, write the tail and the patches. A status."""
     if n_used != layout[N_WORDS]:
@@ -230,7 +230,7 @@ def _finish(payload, n, bits, out, layout, states, n_used):  # type: ignore[no-u
     return OK
 
 
-@subkernel
+@kernel
 def _prepare(coder, payload, n, bits, scratch, slot):  # type: ignore[no-untyped-def]
     """Check a payload and build its table in `slot` of the scratch. A status."""
     symbols, frequencies = scratch.symbols[slot], scratch.frequencies[slot]
@@ -298,7 +298,7 @@ def decode_two_planes(  # type: ignore[no-untyped-def]
 # --- encode -------------------------------------------------------------------------------------
 
 
-@subkernel
+@kernel
 def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: ignore[no-untyped-def]
     """Write the payload of `n` symbols (uint8); (patches, payload bytes).
 

@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import ir
 
 from .division import most_frequent, reciprocal, rounds_up
-from .jit import subkernel
+from .jit import kernel
 from .rows import I8, I32, Machine
 from .vector import I64, constant, load, store, vector
 
@@ -308,9 +308,7 @@ class Machine8(Machine):
     def _dwords_of(self, planes: list[Any]) -> list[Any]:
         """Of up to 4 byte planes: the first symbols of both sets of lanes, then the second ones."""
         padded = [*planes, *[constant(B32, 0)] * (4 - len(planes))]
-        low, high = (
-            self._interleave(padded[at], padded[at + 1], B32) for at in (0, 2)
-        )
+        low, high = (self._interleave(padded[at], padded[at + 1], B32) for at in (0, 2))
         dwords = []
         for words in zip(low, high, strict=True):
             dwords += [self.builder.bitcast(x, D8) for x in self._interleave(*words, W16)]
@@ -329,7 +327,7 @@ class Machine8(Machine):
         return b.add(b.add(x, bias), b.mul(b.lshr(q, shift), complement))
 
 
-@subkernel
+@kernel
 def _fill_ranks(table):  # type: ignore[no-untyped-def]
     rank = 255  # one less than the bits so far
     for i in range(32):
@@ -338,7 +336,7 @@ def _fill_ranks(table):  # type: ignore[no-untyped-def]
             rank += (np.int64(table[MAP + i]) >> k) & 1
 
 
-@subkernel
+@kernel
 def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     for i in range(32):
         table[MAP + i] = 0
@@ -352,7 +350,7 @@ def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     _fill_ranks(table)
 
 
-@subkernel
+@kernel
 def encode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     most = most_frequent(frequencies, symbols.size)
     up = rounds_up(np.int64(frequencies[most]))

@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import ir
 
 from .division import most_frequent, reciprocal, rounds_up
-from .jit import subkernel
+from .jit import kernel
 from .rows import I8, I32, Machine
 from .vector import I64, constant, load, store, vector
 
@@ -203,7 +203,7 @@ class Machine8(Machine):
         self._store_pairs(even, odd, 16, states)
 
 
-@subkernel
+@kernel
 def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     words = table.view(np.uint16)
     start = np.int64(0)
@@ -217,7 +217,7 @@ def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
         start += f
 
 
-@subkernel
+@kernel
 def encode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     dwords = table.view(np.uint32)
     most = most_frequent(frequencies, symbols.size)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .jit import subkernel
+from .jit import kernel
 from .rows import I8, I16, I32, Machine
 from .spec import LANES, RANS8_BITS, RANS12_BITS, RANS_STATE_LOW, RANS_WORD_BITS
 from .vector import I64, constant, load, loop, store
@@ -222,7 +222,7 @@ class Plain12(Plain):
 Machine8, Machine12 = Plain8, Plain12
 
 
-@subkernel
+@kernel
 def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     entries = table.view(np.uint32)
     slot = np.int64(0)
@@ -236,7 +236,7 @@ def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
             slot += 1
 
 
-@subkernel
+@kernel
 def decode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     entries = table.view(np.uint32)
     slot = np.int64(0)
@@ -248,7 +248,7 @@ def decode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
         slot += f
 
 
-@subkernel
+@kernel
 def _encode_entry(entries, symbol, f, start, patched, bits):  # type: ignore[no-untyped-def]
     entries.view(np.uint64)[symbol] = np.uint64(((np.int64(1) << (32 + bits)) + f - 1) // f)
     entries[(COMPLEMENT >> 2) + 2 * symbol] = np.uint32((1 << bits) - f)
@@ -257,7 +257,7 @@ def _encode_entry(entries, symbol, f, start, patched, bits):  # type: ignore[no-
     entries[(PATCHED >> 2) + 2 * symbol] = np.uint32(patched)
 
 
-@subkernel
+@kernel
 def _encode_table(symbols, frequencies, table, bits):  # type: ignore[no-untyped-def]
     entries = table[:ENCODE_TABLE_BYTES].view(np.uint32)
     most = np.int64(0)
@@ -277,11 +277,11 @@ def _encode_table(symbols, frequencies, table, bits):  # type: ignore[no-untyped
         start += f
 
 
-@subkernel
+@kernel
 def encode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     _encode_table(symbols, frequencies, table, RANS8_BITS)
 
 
-@subkernel
+@kernel
 def encode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
     _encode_table(symbols, frequencies, table, RANS12_BITS)

@@ -14,7 +14,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba.core import config
 
 from . import rows_plain
-from .jit import subkernel
+from .jit import kernel
 from .rows import ARGUMENTS, decoder, encoder
 
 AVX512 = {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vbmi", "+avx512vbmi2"}
@@ -47,7 +47,7 @@ _decode8, _encode8 = decoder(rows8.Machine8, 1), encoder(rows8.Machine8)
 _decode12, _encode12 = decoder(rows_plain.Machine12, 1), encoder(rows_plain.Machine12)
 
 
-@subkernel
+@kernel
 def _decode_arguments(arguments, words, n_words, table, states, out):  # type: ignore[no-untyped-def]
     arguments[0] = words.ctypes.data
     arguments[1] = n_words
@@ -56,7 +56,7 @@ def _decode_arguments(arguments, words, n_words, table, states, out):  # type: i
     arguments[4] = out.ctypes.data
 
 
-@subkernel
+@kernel
 def decode_rows8(words, n_words, n_rows, table, states, out):  # type: ignore[no-untyped-def]
     """Decode rows from `states` (uint32[32]), which are changed; how many words they asked for.
 
@@ -71,7 +71,7 @@ def decode_rows8(words, n_words, n_rows, table, states, out):  # type: ignore[no
 
 if LEVEL == "plain":
 
-    @subkernel
+    @kernel
     def decode_rows8_pair(  # type: ignore[no-untyped-def]
         words_a,
         n_words_a,
@@ -92,7 +92,7 @@ if LEVEL == "plain":
 else:
     _decode8_pair = decoder(rows8.Machine8, 2)
 
-    @subkernel
+    @kernel
     def decode_rows8_pair(  # type: ignore[no-untyped-def]
         words_a,
         n_words_a,
@@ -114,7 +114,7 @@ else:
         return np.int64(arguments[0, 1]), np.int64(arguments[1, 1])
 
 
-@subkernel
+@kernel
 def decode_rows12(words, n_words, n_rows, table, states, out):  # type: ignore[no-untyped-def]
     """As `decode_rows8`, for rans12."""
     arguments = np.empty(ARGUMENTS, np.uint64)
@@ -123,7 +123,7 @@ def decode_rows12(words, n_words, n_rows, table, states, out):  # type: ignore[n
     return np.int64(arguments[1])
 
 
-@subkernel
+@kernel
 def _encode_arguments(arguments, symbols, table, states, words, row_flags):  # type: ignore[no-untyped-def]
     end = np.uint64(words.ctypes.data) + np.uint64(2 * words.size)
     arguments[0] = symbols.ctypes.data
@@ -134,7 +134,7 @@ def _encode_arguments(arguments, symbols, table, states, words, row_flags):  # t
     return end
 
 
-@subkernel
+@kernel
 def encode_rows8(symbols, n_rows, table, states, words, row_flags):  # type: ignore[no-untyped-def]
     """Encode rows into the last of `words` (uint16); how many. Changes `states` (uint32[32]).
 
@@ -147,7 +147,7 @@ def encode_rows8(symbols, n_rows, table, states, words, row_flags):  # type: ign
     return np.int64(end - arguments[3]) >> 1
 
 
-@subkernel
+@kernel
 def encode_rows12(symbols, n_rows, table, states, words, row_flags):  # type: ignore[no-untyped-def]
     """As `encode_rows8`, for rans12, with two words a lane and row."""
     arguments = np.empty(ARGUMENTS, np.uint64)
