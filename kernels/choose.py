@@ -215,7 +215,8 @@ def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ign
         c = np.int64(counts[symbols[i]])
         total += c * (bits * one - log2_fixed(np.int64(frequencies[i])))
     size = (total * n_coded // n_counted) >> (LOG2_BITS + 3)
-    size += RANS_HEADER_BYTES + RANS_STATES_BYTES + rans.table_bytes(coder, n_symbols)
+    _, width = rans.frequency_width(coder, frequencies, n_symbols)
+    size += RANS_HEADER_BYTES + RANS_STATES_BYTES + rans.table_bytes(coder, n_symbols, width)
     return n_symbols, size
 
 

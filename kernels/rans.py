@@ -26,6 +26,7 @@ from .spec import (
     RANS8,
     RANS8_BITS,
     RANS8_MAX_SYMBOLS,
+    RANS12,
     RANS12_BITMAP_BYTES as BITMAP_BYTES,
     RANS12_BITS,
     RANS12_MAX_SYMBOLS,
@@ -99,18 +100,33 @@ def _at(array, offset):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def table_bytes(coder: int, n_symbols: int) -> int:
-    """Bytes of a payload's table, padded to an even number."""
-    return 2 * n_symbols if coder == RANS8 else BITMAP_BYTES + (3 * n_symbols + 3) // 4 * 2
+def table_bytes(coder: int, n_symbols: int, width: int) -> int:
+    """Bytes of a payload's table, padded to an even number; `width` is rans12's."""
+    return 2 * n_symbols if coder == RANS8 else BITMAP_BYTES + (n_symbols * width + 15) // 16 * 2
+
+
+@kernel
+def frequency_width(coder, frequencies, n_symbols):  # type: ignore[no-untyped-def]
+    """(index of the filler, bits that each of the other frequencies needs); 0 bits for rans8."""
+    most = 0
+    for i in range(n_symbols):
+        if frequencies[i] > frequencies[most]:
+            most = i
+    width = np.int64(0)
+    if coder == RANS12:
+        for i in range(n_symbols):
+            while i != most and np.int64(frequencies[i]) >> width != 0:
+                width += 1
+    return most, width
 
 
 # --- decode -------------------------------------------------------------------------------------
 
 
 @inlined
-def _read_table(coder, payload, n_symbols, symbols, frequencies):  # type: ignore[no-untyped-def]
+def _read_table(coder, payload, n_symbols, width, symbols, frequencies):  # type: ignore[no-untyped-def]
     """Read and check a table; its most frequent symbol, or -1 if it is not valid."""
-    end = RANS_HEADER_BYTES + table_bytes(coder, n_symbols)
+    end = RANS_HEADER_BYTES + table_bytes(coder, n_symbols, width)
     n_found = 0
     if coder == RANS8:
         previous = -1
@@ -129,14 +145,26 @@ def _read_table(coder, payload, n_symbols, symbols, frequencies):  # type: ignor
         if n_found != n_symbols:
             return -1
         at = RANS_HEADER_BYTES + BITMAP_BYTES
+        filler, bit, rest = np.int64(-1), np.int64(0), np.int64(1 << RANS12_BITS)
         for i in range(n_symbols):
-            pair = read_u16(_at(payload, at + 3 * (i >> 1) + (i & 1)))
-            frequencies[i] = np.uint32((pair >> (4 * (i & 1))) & 4095)
-        used = (3 * n_symbols + 1) >> 1
-        if n_symbols & 1 != 0 and payload[at + used - 1] >> 4 != 0:
-            return -1
-        if at + used < end and payload[end - 1] != 0:
-            return -1
+            # Bits behind the table are read here too, but never belong to it: states follow.
+            f = read_u32(_at(payload, at + (bit >> 3))) >> (bit & 7) & ((1 << width) - 1)
+            if f == 0:
+                if filler >= 0:
+                    return np.int64(-1)
+                filler = np.int64(i)
+            frequencies[i] = np.uint32(f)
+            rest -= f
+            bit += width
+        spare = 8 * (end - at) - bit
+        if read_u32(_at(payload, at + (bit >> 3))) >> (bit & 7) & ((1 << spare) - 1) != 0:
+            return np.int64(-1)
+        if filler < 0 or rest <= 0:
+            return np.int64(-1)
+        frequencies[filler] = np.uint32(rest)
+        found, least = frequency_width(coder, frequencies, n_symbols)
+        if found != filler or least != width:
+            return np.int64(-1)
     total, most = np.int64(0), 0
     for i in range(n_symbols):
         if frequencies[i] == 0:
@@ -161,14 +189,17 @@ def _examine(  # type: ignore[no-untyped-def]
     n_patches = read_u16(_at(payload, np.int64(4)))
     n_symbols = np.int64(payload[6]) + 1
     most = RANS8_MAX_SYMBOLS if coder == RANS8 else RANS12_MAX_SYMBOLS
-    if payload[7] != 0 or n_symbols < 2 or n_symbols > most:
+    width = np.int64(payload[7])
+    if n_symbols < 2 or n_symbols > most:
         return BAD_TABLE
-    words_at = RANS_HEADER_BYTES + table_bytes(coder, n_symbols)
+    if width > RANS12_BITS or (width == 0) != (coder == RANS8):
+        return BAD_TABLE
+    words_at = RANS_HEADER_BYTES + table_bytes(coder, n_symbols, width)
     states_at = words_at + 2 * n_words
     patches_at = states_at + RANS_STATES_BYTES
     if patches_at + PATCH_BYTES * n_patches != payload.size:
         return BAD_SIZE
-    filler = _read_table(coder, payload, n_symbols, symbols, frequencies)
+    filler = _read_table(coder, payload, n_symbols, width, symbols, frequencies)
     if filler < 0:
         return BAD_TABLE
     if symbols[n_symbols - 1] >> bits != 0:
@@ -332,16 +363,17 @@ def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: igno
         if scratch.row_flags[row] != 0:
             for i in range(row * ROW, (row + 1) * ROW):
                 n_patches += 1 - np.int64(known[symbols[i]])
-    size = RANS_HEADER_BYTES + table_bytes(coder, n_symbols) + 2 * n_words
+    filler, width = frequency_width(coder, frequencies, n_symbols)
+    size = RANS_HEADER_BYTES + table_bytes(coder, n_symbols, width) + 2 * n_words
     size += RANS_STATES_BYTES + PATCH_BYTES * n_patches
     if size >= out.size:
         return n_patches, 0
 
     write_u32(_at(out, np.int64(0)), n_words)
     write_u16(_at(out, np.int64(4)), n_patches)
-    write_u16(_at(out, np.int64(6)), n_symbols - 1)
+    write_u16(_at(out, np.int64(6)), n_symbols - 1 | width << 8)
     at = np.int64(RANS_HEADER_BYTES)
-    for i in range(at, at + table_bytes(coder, n_symbols)):
+    for i in range(at, at + table_bytes(coder, n_symbols, width)):
         out[i] = 0
     if coder == RANS8:
         for i in range(n_symbols):
@@ -351,11 +383,13 @@ def encode(coder, symbols, n, present, frequencies, out, scratch):  # type: igno
         for i in range(n_symbols):
             symbol, frequency = np.int64(present[i]), np.int64(frequencies[i])
             out[at + (symbol >> 3)] |= np.uint8(1 << (symbol & 7))
-            where = at + BITMAP_BYTES + 3 * (i >> 1) + (i & 1)
-            shifted = frequency << (4 * (i & 1))
-            out[where] |= np.uint8(shifted & 255)
-            out[where + 1] |= np.uint8(shifted >> 8)
-    at += table_bytes(coder, n_symbols)
+            shifted = 0 if i == filler else frequency << (i * width & 7)
+            where = at + BITMAP_BYTES + (i * width >> 3)
+            while shifted != 0:
+                out[where] |= np.uint8(shifted & 255)
+                shifted >>= 8
+                where += 1
+    at += table_bytes(coder, n_symbols, width)
     first = _at(words, 2 * (words.size - n_words))
     copy_bytes(_at(out, at), first, np.uint64(2 * n_words))
     at += 2 * n_words

@@ -102,20 +102,28 @@ def rans(symbols: np.ndarray, p: int, table: dict[int, int]) -> Coded:
             x = (q << np.uint64(p)) + (x - q * f) + start[row[:, k]]
 
     stream = np.concatenate([np.zeros(0, "<u2"), *words[::-1]])
-    payload = struct.pack("<IHBB", len(stream), len(positions), len(names) - 1, 0)
-    payload += table_bytes(names, freq, p)
+    width = table_width(freq, p)
+    payload = struct.pack("<IHBB", len(stream), len(positions), len(names) - 1, width)
+    payload += table_bytes(names, freq, p, width)
     payload += stream.tobytes() + x.astype("<u4").tobytes()
     payload += positions.astype("<u2").tobytes() + body[positions].astype(np.uint8).tobytes()
     return (spec.RANS8 if p == 8 else spec.RANS12), len(payload), payload
 
 
-def table_bytes(symbols: np.ndarray, freq: np.ndarray, p: int) -> bytes:
+def table_width(freq: np.ndarray, p: int) -> int:
+    """The bits of a frequency: what the largest needs, save for the filler's."""
+    return 0 if p == 8 else int(np.delete(freq, freq.argmax()).max()).bit_length()
+
+
+def table_bytes(symbols: np.ndarray, freq: np.ndarray, p: int, width: int) -> bytes:
     """The table as it stands in a payload; values that do not fit lose their high bits."""
     if p == 8:
         return symbols.astype(np.uint8).tobytes() + freq.astype(np.uint8).tobytes()
     bitmap = np.zeros(256, np.uint8)
     bitmap[symbols.astype(np.uint8)] = 1
-    bit = freq.astype(np.int64)[:, None] >> np.arange(12) & 1
+    fields = freq.astype(np.int64)
+    fields[fields.argmax()] = 0  # the filler's
+    bit = fields[:, None] >> np.arange(width) & 1
     table = np.packbits(bitmap, bitorder="little").tobytes()
     table += np.packbits(bit.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
     return table + bytes(len(table) % 2)

@@ -162,10 +162,11 @@ def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray
     n_stream, n_patches = struct.unpack_from("<IH", payload)
     n = payload[6] + 1
     p = 8 if coder == spec.RANS8 else 12
-    stream = 8 + spec.table_bytes(n, p)
+    width = payload[7] % 13
+    stream = 8 + spec.table_bytes(n, p, width)
     states = stream + 2 * n_stream
     patches = states + 128
-    kind = rng.randrange(12)
+    kind = rng.randrange(13)
     if patches + 3 * n_patches > len(payload):  # changed before: only bytes are left
         kind = 11
     if kind == 0:
@@ -177,7 +178,7 @@ def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray
     elif kind == 3:
         payload[8 + rng.randrange(stream - 8)] ^= 1 << rng.randrange(8)
     elif kind in (4, 5):
-        payload[8:stream] = mutate_table(bytes(payload[8:stream]), n, p, rng)
+        payload[7:stream] = mutate_table(bytes(payload[8:stream]), n, p, width, rng)
     elif kind == 6:
         lane = states + 4 * rng.randrange(32)
         struct.pack_into("<I", payload, lane, number(rng, 1 << 16, 32))
@@ -198,17 +199,20 @@ def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray
                 del payload[states + 2 * change : states]
             else:
                 payload[states:states] = rng.randbytes(2 * change)
+    elif kind == 12:
+        payload[7] = rng.choice((0, 1, width - 1 & 255, width + 1, 12, 13, 255))
     else:
         payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
     return payload
 
 
-def mutate_table(table: bytes, n: int, p: int, rng: random.Random) -> bytes:
-    """Frequencies move, so that the sum stays or does not; or a symbol changes."""
+def mutate_table(table: bytes, n: int, p: int, width: int, rng: random.Random) -> bytes:
+    """Width and table with moved frequencies, so that the sum stays or not, or another symbol."""
     try:
-        symbols, freq = (part.copy() for part in spec.read_table(table, n, p))
-    except spec.Refused:
-        return table
+        symbols, freq, _ = spec.read_table(table, n, p, width)
+    except (spec.Refused, ValueError):
+        return bytes([width]) + table
+    symbols, freq = symbols.copy(), freq.copy()
     a, b = rng.randrange(n), rng.randrange(n)
     if rng.random() < 0.3:
         symbols[a] = rng.randrange(256)
@@ -217,7 +221,9 @@ def mutate_table(table: bytes, n: int, p: int, rng: random.Random) -> bytes:
         freq[a] -= step
         if a != b and rng.random() < 0.7:
             freq[b] += step
-    return make_frames.table_bytes(symbols, freq, p)
+    if rng.random() < 0.7:  # else it may be too narrow, or too wide
+        width = make_frames.table_width(freq, p)
+    return bytes([width]) + make_frames.table_bytes(symbols, freq, p, width)
 
 
 def mutant(base: Parts, rng: random.Random, others: list[Parts]) -> bytes:

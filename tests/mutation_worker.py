@@ -140,6 +140,7 @@ def encode(count: int, seed: int) -> dict[str, int]:
         dtype = dtypes.BY_NAME[NAMES[rng.integers(0, len(NAMES))]]
         row = dtype.spec
         n = int(rng.integers(1, 1000) if trial % 32 else rng.integers(60_000, 66_000))
+        n = min(n, LIMIT // dtype.itemsize)
         array = sample(dtype.name, n, CONTENTS[trial % len(CONTENTS)], trial)
         placed, _ = source.place(array.nbytes, low=bool(trial & 1))
         placed[:] = array.view(np.uint8)

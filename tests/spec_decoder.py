@@ -221,36 +221,45 @@ def decode_raw(payload: bytes, n: int, bits: int) -> np.ndarray:
 # --- rANS ---------------------------------------------------------------------------------------
 
 
-def table_bytes(n_symbols: int, p: int) -> int:
+def table_bytes(n_symbols: int, p: int, width: int) -> int:
     """Bytes of a table, with its padding to an even number."""
-    size = 2 * n_symbols if p == 8 else 32 + (12 * n_symbols + 7) // 8
+    size = 2 * n_symbols if p == 8 else 32 + (width * n_symbols + 7) // 8
     return size + size % 2
 
 
-def read_table(table: bytes, n_symbols: int, p: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols and frequencies, int64 [n_symbols] each."""
+def read_table(
+    table: bytes, n_symbols: int, p: int, width: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Symbols and frequencies, int64 [n_symbols] each, and where among them the filler is."""
     if p == 8:
         both = np.frombuffer(table, np.uint8).astype(np.int64)
-        return both[:n_symbols], both[n_symbols:]
+        freq = both[n_symbols:]
+        must(freq.min() >= 1 and freq.sum() == 1 << p, "frequencies")
+        return both[:n_symbols], freq, int(freq.argmax())  # the first of equals
     symbols = np.flatnonzero(np.unpackbits(np.frombuffer(table[:32], np.uint8), bitorder="little"))
     must(len(symbols) == n_symbols, "bits of the bitmap")
     bit = np.unpackbits(np.frombuffer(table[32:], np.uint8), bitorder="little").astype(np.int64)
-    must(not bit[12 * n_symbols :].any(), "unused bits of a table")
-    frequencies = bit[: 12 * n_symbols].reshape(n_symbols, 12) << np.arange(12)
-    return symbols.astype(np.int64), frequencies.sum(axis=1)
+    must(not bit[width * n_symbols :].any(), "unused bits of a table")
+    freq = (bit[: width * n_symbols].reshape(n_symbols, width) << np.arange(width)).sum(axis=1)
+    must((freq == 0).sum() == 1, "one field is zero, the filler's")
+    must(int(freq.max()).bit_length() == width, "width of the frequencies")
+    filler = int(freq.argmin())
+    freq[filler] = (1 << p) - freq.sum()
+    must(freq.argmax() == filler, "the filler is the most frequent, the first of equals")
+    return symbols.astype(np.int64), freq, filler
 
 
 def decode_rans(payload: bytes, n: int, bits: int, p: int) -> np.ndarray:
     must(len(payload) >= 8, "size of a rANS payload")
-    n_stream, n_patches, n_symbols, zero = struct.unpack("<IHBB", payload[:8])
+    n_stream, n_patches, n_symbols, width = struct.unpack("<IHBB", payload[:8])
     n_symbols += 1
-    must(zero == 0, "zero byte of a rANS header")
+    must(width == 0 if p == 8 else 1 <= width <= 12, "width")
     must(2 <= n_symbols <= (32 if p == 8 else 256), "number of table symbols")
-    stream_at = 8 + table_bytes(n_symbols, p)
+    stream_at = 8 + table_bytes(n_symbols, p, width)
     total = stream_at + 2 * n_stream + 128 + 3 * n_patches
     must(len(payload) == total, "size of a rANS payload")
 
-    symbols, freq = read_table(payload[8:stream_at], n_symbols, p)
+    symbols, freq, filler = read_table(payload[8:stream_at], n_symbols, p, width)
     stream = np.frombuffer(payload, "<u2", n_stream, stream_at).astype(np.uint64)
     at = stream_at + 2 * n_stream
     x = np.frombuffer(payload, "<u4", 32, at).astype(np.uint64)
@@ -261,7 +270,6 @@ def decode_rans(payload: bytes, n: int, bits: int, p: int) -> np.ndarray:
     tail = n - 64 * n_rows
     must(bool((np.diff(symbols) > 0).all()), "order of table symbols")
     must(symbols[-1] < 1 << bits, "table symbol does not fit its plane")
-    must(freq.min() >= 1 and freq.sum() == 1 << p, "frequencies")
     must(bool((x >= 1 << 16).all()), "initial state")
     must(bool((np.diff(positions) > 0).all()), "order of patches")
     must(not n_patches or positions[-1] < 64 * n_rows, "patch position")
@@ -302,9 +310,8 @@ def decode_rans(payload: bytes, n: int, bits: int, p: int) -> np.ndarray:
     must(not ends[tail:].any(), "symbols beyond the tail")
 
     out = np.concatenate([rows.reshape(-1), ends[:tail].astype(np.uint8)])
-    filler = symbols[freq.argmax()]  # the first of equals
-    must(bool((out[positions] == filler).all()), "patch over another symbol than the filler")
-    must(bool((patches != filler).all()), "patch symbol is the filler")
+    must(bool((out[positions] == symbols[filler]).all()), "patch over a symbol not the filler")
+    must(bool((patches != symbols[filler]).all()), "patch symbol is the filler")
     out[positions] = patches
     return out
 

@@ -32,6 +32,9 @@ T = TypeVar("T")
 WINDOW_BYTES = 128 << 20
 WINDOWS = 2
 
+PRESENT = {"status": "present"}  # zarr's GetResult
+MISSING = {"status": "missing"}
+
 
 class Pipeline(BatchedCodecPipeline):
     """zarr's default pipeline, with batches for chains whose serializer is `TensorCodec`.
@@ -82,9 +85,7 @@ class Pipeline(BatchedCodecPipeline):
         # Of boxes, little more is decoded than what is selected; else, or of small chunks, all.
         n_bytes = target.nbytes // len(batch) + MIN_SAVING if boxes else _chunk_bytes(batch)
         present = await _run_windows(steps, batch, n_bytes)
-        return tuple(
-            {"status": "present" if there else "missing"} for part in present for there in part
-        )
+        return tuple(PRESENT if there else MISSING for part in present for there in part)
 
     async def write(
         self,

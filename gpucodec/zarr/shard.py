@@ -20,8 +20,6 @@ from ._compat import RangeByteRequest, SuffixByteRequest, value_of, write_order
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
     from gpucodec.buffers import Bytes
 
     from .steps import Get
@@ -78,12 +76,12 @@ class Layout:
         return value_of(self.codec.index_location) == "start"
 
     @cached_property
-    def order(self) -> npt.NDArray[np.int64]:
+    def order(self) -> list[int]:
         """Numbers of the inner chunks in the order in which they are written."""
-        places = np.array(list(write_order(self.codec, self.counts)), np.int64)
         if not self.counts:
-            return np.zeros(1, np.int64)
-        numbers: npt.NDArray[np.int64] = np.ravel_multi_index(tuple(places.T), self.counts)
+            return [0]
+        places = np.array(list(write_order(self.codec, self.counts)), np.int64)
+        numbers: list[int] = np.ravel_multi_index(tuple(places.T), self.counts).tolist()
         return numbers
 
     def index_request(self, getter: Any) -> Get:
@@ -122,7 +120,7 @@ class Layout:
 
     def assemble(self, frames: dict[int, Bytes]) -> Bytes | None:
         """The value of a shard with these inner chunks; None for a shard without any."""
-        present = [int(number) for number in self.order if int(number) in frames]
+        present = [number for number in self.order if number in frames]
         if not present:
             return None
         index = np.full((self.n_chunks, 2), ABSENT, "<u8")

@@ -89,7 +89,8 @@ async def run(steps: Steps[T], prototype: BufferPrototype, *, sync: bool) -> T:
     done, result = await asyncio.to_thread(advance, None)
     while not done:
         puts = isinstance(result, Puts)
-        answers = await each(perform, result, zarr.config.get("async.concurrency"))
+        limit = zarr.config.get("async.concurrency") or len(result)
+        answers = await each(perform, result, limit)
         done, result = await asyncio.to_thread(advance, answers)
     return result  # type: ignore[no-any-return]
 

@@ -137,9 +137,10 @@ def write_shards(
 ) -> Steps[None]:
     """Write shards that are overwritten as a whole."""
     encoding = Encoding(config)
+    layouts: dict[tuple[int, ...], Layout] = {}
     shards = []
     for _, spec, selection, where, _ in items:
-        layout = Layout(sharding, spec.shape)
+        layout = layouts.setdefault(spec.shape, Layout(sharding, spec.shape))
         inner = chunk_of(spec, sharding.chunk_shape)
         part: npt.NDArray[Any] = value if value.shape == () else value[(*where, ...)]
         tiles = list(layout.tiles(selection))
