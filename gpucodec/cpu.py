@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import threads as pool
-from .frame import (
-    max_encoded_bytes,
-    max_payload_bytes,
-    payloads_start,
-    stored_start,
-    write_table,
-)
+from .frame import max_encoded_bytes, max_payload_bytes, payloads_start, write_table
 from .kernels import spec
 
 if TYPE_CHECKING:
@@ -156,8 +150,7 @@ def encode(
         end = placement.position
     most = max_encoded_bytes(dtype, shape, block_log)
     if end >= most:  # nothing gained: store the words as they are
-        start = stored_start(dtype, shape, block_log)
-        out[start:most] = words
+        out[most - words.size : most] = words
         end, entries = most, entries[:, :0]
     write_table(out, dtype, shape, block_log, end, hashes, entries)
     out.resize(end, refcheck=False)

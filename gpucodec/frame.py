@@ -49,7 +49,8 @@ def _raw_plane_bytes(n_symbols: int, bits: int) -> int:
 
 def max_encoded_bytes(dtype: DType, shape: tuple[int, ...], block_log: int) -> int:
     """The most that a frame can take: all words stored as they are."""
-    return stored_start(dtype, shape, block_log) + prod(shape) * dtype.itemsize
+    start = payloads_start(dtype, shape, block_log, stored=True)
+    return start + prod(shape) * dtype.itemsize
 
 
 def max_payload_bytes(dtype: DType, n_words: int, block_log: int) -> int:
@@ -62,16 +63,12 @@ def max_payload_bytes(dtype: DType, n_words: int, block_log: int) -> int:
     return n_full * block(1 << block_log) + (block(rest) if rest else 0)
 
 
-def payloads_start(dtype: DType, shape: tuple[int, ...], block_log: int) -> int:
-    """Bytes of header, shape and table of a frame with planes."""
+def payloads_start(
+    dtype: DType, shape: tuple[int, ...], block_log: int, *, stored: bool = False
+) -> int:
+    """Bytes of header, shape and table of a frame with planes, or of one whose words are stored."""
     n_blocks = -(-prod(shape) * dtype.spec.words >> block_log)
-    return _table_end(len(shape), n_blocks, len(dtype.spec.planes))
-
-
-def stored_start(dtype: DType, shape: tuple[int, ...], block_log: int) -> int:
-    """Bytes of header, shape and table of a frame whose words are stored."""
-    n_blocks = -(-prod(shape) * dtype.spec.words >> block_log)
-    return _table_end(len(shape), n_blocks, 0)
+    return _table_end(len(shape), n_blocks, 0 if stored else len(dtype.spec.planes))
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,12 @@ import numpy as np
 
 from . import rans
 from .jit import inlined, kernel
-from .planes import pack_bits
+from .planes import pack_bits, raw_plane_bytes
 from .spec import (
     CONSTANT,
     ENTRY_CODER_SHIFT,
     LOG2_BITS,
+    LOG2_STEPS_LOG,
     PATCH_BYTES,
     PATCH_RETRY_LOG,
     PROBE_MIN_GAIN_LOG,
@@ -63,8 +64,6 @@ from .vector import copy_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-LOG2_STEPS_LOG = 8
 
 
 def _log2_table() -> NDArray[np.uint16]:
@@ -205,17 +204,14 @@ def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ign
     if n_symbols < 2:
         return 0, np.int64(1) << 32
     normalise(counts, symbols, n_symbols, n_kept, bits, frequencies)
-    most = 0
-    for i in range(n_symbols):
-        most = max(most, np.int64(frequencies[i]))
+    filler, width = rans.frequency_width(coder, frequencies, n_symbols)
     one = np.int64(1) << LOG2_BITS
-    patch = 8 * PATCH_BYTES * one + bits * one - log2_fixed(np.int64(most))
+    patch = 8 * PATCH_BYTES * one + bits * one - log2_fixed(np.int64(frequencies[filler]))
     total = (n_counted - n_kept) * patch
     for i in range(n_symbols):
         c = np.int64(counts[symbols[i]])
         total += c * (bits * one - log2_fixed(np.int64(frequencies[i])))
     size = (total * n_coded // n_counted) >> (LOG2_BITS + 3)
-    _, width = rans.frequency_width(coder, frequencies, n_symbols)
     size += RANS_HEADER_BYTES + RANS_STATES_BYTES + rans.table_bytes(coder, n_symbols, width)
     return n_symbols, size
 
@@ -283,7 +279,7 @@ def encode_plane(symbols, n, bits, out, scratch):  # type: ignore[no-untyped-def
     """
     if _is_constant(symbols, n):
         return CONSTANT << ENTRY_CODER_SHIFT | np.int64(symbols[0])
-    raw_bytes = n if bits == 8 else bits * 8 * ((n + ROW - 1) // ROW)
+    raw_bytes = raw_plane_bytes(n, bits)
     coder, size = _rans_plane(symbols, n, bits, raw_bytes, out, scratch)
     if coder == RAW:
         size = raw_bytes

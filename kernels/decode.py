@@ -57,7 +57,7 @@ def _decode_plane(  # type: ignore[no-untyped-def]
         for i in range(padded):
             symbols[i] = argument
         return OK
-    if coder != RAW or argument != (n if bits == 8 else bits * padded // 8):
+    if coder != RAW or argument != planes.raw_plane_bytes(n, bits):
         return BAD_SIZE
     if bits < 8:
         return planes.unpack_bits(payload, n, bits, symbols)

@@ -253,13 +253,19 @@ _pack_rows, _unpack_rows = _bit_rows(unpack=False), _bit_rows(unpack=True)
 
 
 @kernel
+def raw_plane_bytes(n: int, bits: int) -> int:
+    """Bytes of `n` symbols of `bits` bits stored raw."""
+    return n if bits == 8 else (n + ROW - 1) // ROW * bits * 8
+
+
+@kernel
 def pack_bits(symbols: NDArray[np.uint8], n: int, bits: int, out: NDArray[np.uint8]) -> int:
     """Write `n` symbols of `bits` < 8 bits as bit rows into `out`; bytes written.
 
     `symbols` must have room up to a multiple of 64; what stands there beyond `n` is cleared.
     """
     n_rows = (n + ROW - 1) // ROW
-    n_bytes = n_rows * bits * 8
+    n_bytes = raw_plane_bytes(n, bits)
     for i in range(n, n_rows * ROW):
         symbols[i] = 0
     assert out.size >= n_bytes
@@ -272,7 +278,7 @@ def pack_bits(symbols: NDArray[np.uint8], n: int, bits: int, out: NDArray[np.uin
 def unpack_bits(payload: NDArray[np.uint8], n: int, bits: int, out: NDArray[np.uint8]) -> int:
     """Inverse of `pack_bits`; `out` has room up to a multiple of 64. OK or BAD_PADDING."""
     n_rows = (n + ROW - 1) // ROW
-    assert payload.size >= n_rows * bits * 8
+    assert payload.size >= raw_plane_bytes(n, bits)
     source = np.uint64(payload.ctypes.data)
     _unpack_rows(np.uint64(out.ctypes.data), np.uint64(n_rows), np.uint64(bits), source)
     for i in range(n, n_rows * ROW):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from . import simd
+from .division import most_frequent
 from .jit import inlined, kernel
 from .spec import (
     BAD_PATCH,
@@ -108,10 +109,7 @@ def table_bytes(coder: int, n_symbols: int, width: int) -> int:
 @kernel
 def frequency_width(coder, frequencies, n_symbols):  # type: ignore[no-untyped-def]
     """(index of the filler, bits that each of the other frequencies needs); 0 bits for rans8."""
-    most = 0
-    for i in range(n_symbols):
-        if frequencies[i] > frequencies[most]:
-            most = i
+    most = most_frequent(frequencies, n_symbols)
     width = np.int64(0)
     if coder == RANS12:
         for i in range(n_symbols):
@@ -165,16 +163,14 @@ def _read_table(coder, payload, n_symbols, width, symbols, frequencies):  # type
         found, least = frequency_width(coder, frequencies, n_symbols)
         if found != filler or least != width:
             return np.int64(-1)
-    total, most = np.int64(0), 0
+    total = np.int64(0)
     for i in range(n_symbols):
         if frequencies[i] == 0:
             return -1
-        if frequencies[i] > frequencies[most]:
-            most = i
         total += np.int64(frequencies[i])
     if total != 1 << (RANS8_BITS if coder == RANS8 else RANS12_BITS):
         return -1
-    return np.int64(symbols[most])
+    return np.int64(symbols[most_frequent(frequencies, n_symbols)])
 
 
 @inlined

@@ -72,46 +72,35 @@ def decode_rows8(words, n_words, n_rows, table, states, out):  # type: ignore[no
 if LEVEL == "plain":
 
     @kernel
-    def decode_rows8_pair(  # type: ignore[no-untyped-def]
-        words_a,
-        n_words_a,
-        table_a,
-        states_a,
-        out_a,
-        words_b,
-        n_words_b,
-        table_b,
-        states_b,
-        out_b,
-        n_rows,
-    ):
-        """Two planes one after the other: lanes of one already keep a scalar processor busy."""
-        used_a = decode_rows8(words_a, n_words_a, n_rows, table_a, states_a, out_a)
-        return used_a, decode_rows8(words_b, n_words_b, n_rows, table_b, states_b, out_b)
+    def _decode8_both(arguments, n_rows):  # type: ignore[no-untyped-def]
+        """One after the other: lanes of one plane already keep a scalar processor busy."""
+        _decode8(arguments, n_rows)
+        _decode8(arguments + np.uint64(8 * ARGUMENTS), n_rows)
 
 else:
-    _decode8_pair = decoder(rows8.Machine8, 2)
+    _decode8_both = decoder(rows8.Machine8, 2)
 
-    @kernel
-    def decode_rows8_pair(  # type: ignore[no-untyped-def]
-        words_a,
-        n_words_a,
-        table_a,
-        states_a,
-        out_a,
-        words_b,
-        n_words_b,
-        table_b,
-        states_b,
-        out_b,
-        n_rows,
-    ):
-        """As `decode_rows8` for two planes in turn, which is faster. Words asked for by each."""
-        arguments = np.empty((2, ARGUMENTS), np.uint64)
-        _decode_arguments(arguments[0], words_a, n_words_a, table_a, states_a, out_a)
-        _decode_arguments(arguments[1], words_b, n_words_b, table_b, states_b, out_b)
-        _decode8_pair(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
-        return np.int64(arguments[0, 1]), np.int64(arguments[1, 1])
+
+@kernel
+def decode_rows8_pair(  # type: ignore[no-untyped-def]
+    words_a,
+    n_words_a,
+    table_a,
+    states_a,
+    out_a,
+    words_b,
+    n_words_b,
+    table_b,
+    states_b,
+    out_b,
+    n_rows,
+):
+    """As `decode_rows8` for two planes, in turn where that is faster. Words asked for by each."""
+    arguments = np.empty((2, ARGUMENTS), np.uint64)
+    _decode_arguments(arguments[0], words_a, n_words_a, table_a, states_a, out_a)
+    _decode_arguments(arguments[1], words_b, n_words_b, table_b, states_b, out_b)
+    _decode8_both(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
+    return np.int64(arguments[0, 1]), np.int64(arguments[1, 1])
 
 
 @kernel

@@ -112,6 +112,7 @@ RARE_LOG_12: Final = 14  # the same for rans12
 RANS12_MIN_GAIN_LOG: Final = 6  # rans12 is slower: it must save 1/64 of rans8's size
 PATCH_RETRY_LOG: Final = 6  # a sampled table that patches over 1/64 is built again in full
 LOG2_BITS: Final = 12  # fixed-point fraction of the size estimates
+LOG2_STEPS_LOG: Final = 8  # log2 of the steps of its table, between which it is linear
 
 # --- checksum: XXH3-64, long inputs only --------------------------------------------------------
 

@@ -72,7 +72,10 @@ def sample(name: str, n: int, content: str, seed: int = 0) -> np.ndarray:
 CONTENTS = ("constant", "skewed", "rare", "values", "noise")
 
 # Numba compiles for NUMBA_CPU_NAME, and the codec takes its SIMD level from that.
-LEVELS: dict[str, dict[str, str]] = {"host": {}, "plain": {"NUMBA_CPU_NAME": "generic"}}
+LEVELS: dict[str, dict[str, str]] = {
+    "host": {},
+    "plain": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+}
 if platform.machine() in {"x86_64", "AMD64"}:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if " avx2 " in flags:

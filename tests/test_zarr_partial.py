@@ -12,6 +12,7 @@ from zarr.storage import MemoryStore
 from zarr_stores import (
     FUSED,
     PIPELINES,
+    QUIET,
     CountingStore,
     SyncCountingStore,
     bits,
@@ -25,10 +26,7 @@ from gpucodec.config import TensorConfig
 from gpucodec.zarr import partial, read
 from gpucodec.zarr.chunk import Chunk
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning"),
-    pytest.mark.filterwarnings("ignore:invalid value encountered"),  # zarr compares NaNs
-]
+pytestmark = QUIET
 
 # zarr's fused pipeline reads by the synchronous methods that CountingStore inherits uncounted.
 COMBINATIONS = [

@@ -20,6 +20,7 @@ from zarr_stores import (
     OURS,
     PIPELINES,
     PLAIN,
+    QUIET,
     STRUCTURE,
     ZARR_3_2,
     CountingStore,
@@ -32,10 +33,7 @@ from zarr_stores import (
 import gpucodec
 from gpucodec.zarr import TensorCodec
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning"),
-    pytest.mark.filterwarnings("ignore:invalid value encountered"),  # zarr compares NaNs
-]
+pytestmark = QUIET
 
 SELECTIONS: list[Any] = [
     np.s_[...],

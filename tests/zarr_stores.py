@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 import zarr
 from zarr.core import codec_pipeline
 from zarr.storage import MemoryStore
@@ -16,6 +17,10 @@ from gpucodec.zarr import TensorCodec
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+QUIET = [
+    pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered"),  # zarr compares NaNs
+]
 OURS = "gpucodec.zarr.Pipeline"
 BATCHED = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 FUSED = "zarr.core.codec_pipeline.FusedCodecPipeline"
