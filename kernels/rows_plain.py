@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of rANS lane by lane, for every processor; rans12 has no other kernel.
+"""Rows of rANS lane by lane, for every processor.
 
 States stay in memory: 32 of them fit no register file. Table entries are spread over several
 fields rather than packed, since a load joined to a multiplication or an addition is cheaper than
@@ -25,7 +25,7 @@ DECODE8_TABLE_BYTES = SYMBOLS + 4 * SYMBOLS_BYTES
 DECODE12_TABLE_BYTES = 4 << RANS12_BITS
 # encode table by symbol: u64 reciprocal; (2^P - frequency, frequency) and (start, patched) u32
 COMPLEMENT, FREQUENCY, START, PATCHED = 2048, 2052, 4096, 4100
-ENCODE_TABLE_BYTES = ENCODE8_TABLE_BYTES = 6144
+ENCODE8_TABLE_BYTES = ENCODE12_TABLE_BYTES = 6144
 AT_ONCE = 4  # lanes whose code is interleaved
 
 
@@ -259,7 +259,7 @@ def _encode_entry(entries, symbol, f, start, patched, bits):  # type: ignore[no-
 
 @kernel
 def _encode_table(symbols, frequencies, table, bits):  # type: ignore[no-untyped-def]
-    entries = table[:ENCODE_TABLE_BYTES].view(np.uint32)
+    entries = table[:ENCODE8_TABLE_BYTES].view(np.uint32)
     most = np.int64(0)
     most_start = np.int64(0)
     start = np.int64(0)

@@ -27,24 +27,34 @@ def _features() -> set[str]:
 
 
 rows8: Any = rows_plain
+rows12: Any = rows_plain
+tables12: Any = rows_plain
 LEVEL = "plain"
 if _features() >= AVX512:
-    from . import rows_avx512 as rows8
+    from . import (
+        rows_rans8_avx512 as rows8,
+        rows_rans12_avx512 as rows12,
+        rows_rans12_tables as tables12,
+    )
 
     LEVEL = "avx512"
 elif _features() >= AVX2:
-    from . import rows_avx2 as rows8
+    from . import (
+        rows_rans8_avx2 as rows8,
+        rows_rans12_avx2 as rows12,
+        rows_rans12_tables as tables12,
+    )
 
     LEVEL = "avx2"
 
-DECODE_TABLE_BYTES = max(rows8.DECODE8_TABLE_BYTES, rows_plain.DECODE12_TABLE_BYTES)
-ENCODE_TABLE_BYTES = max(rows8.ENCODE8_TABLE_BYTES, rows_plain.ENCODE_TABLE_BYTES)
+DECODE_TABLE_BYTES = max(rows8.DECODE8_TABLE_BYTES, tables12.DECODE12_TABLE_BYTES)
+ENCODE_TABLE_BYTES = max(rows8.ENCODE8_TABLE_BYTES, tables12.ENCODE12_TABLE_BYTES)
 
 decode_table8, encode_table8 = rows8.decode_table8, rows8.encode_table8
-decode_table12, encode_table12 = rows_plain.decode_table12, rows_plain.encode_table12
+decode_table12, encode_table12 = tables12.decode_table12, tables12.encode_table12
 
 _decode8, _encode8 = decoder(rows8.Machine8, 1), encoder(rows8.Machine8)
-_decode12, _encode12 = decoder(rows_plain.Machine12, 1), encoder(rows_plain.Machine12)
+_decode12, _encode12 = decoder(rows12.Machine12, 1), encoder(rows12.Machine12)
 
 
 @kernel
