@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import rans
+from .arrays import view_u64
 from .jit import inlined, kernel
 from .planes import pack_bits, raw_plane_bytes
 from .spec import (
@@ -111,7 +112,7 @@ def _histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
     for table in range(4):
         for s in range(256):
             counts[table, s] = 0
-    eights = symbols[: n_rows * ROW].view(np.uint64)
+    eights = view_u64(symbols)
     byte = np.uint64(255)
     n_counted = 0
     for row in range(0, n_rows, stride):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .arrays import view_u32
 from .division import most_frequent, reciprocal, rounds_up
 from .jit import kernel
 from .spec import RANS12_BITS
@@ -21,7 +22,7 @@ ENCODE12_TABLE_BYTES = 2240
 
 @kernel
 def decode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
-    entries = table.view(np.uint32)
+    entries = view_u32(table)
     slot = np.int64(0)
     for i in range(symbols.size):
         f = np.int64(frequencies[i])
@@ -33,7 +34,7 @@ def decode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
 
 @kernel
 def encode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
-    entries = table.view(np.uint32)
+    entries = view_u32(table)
     most = most_frequent(frequencies, symbols.size)
     up = rounds_up(np.int64(frequencies[most]), np.int64(RANS12_BITS))
     for i in range(16):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from .arrays import view_u16, view_u32
 from .avx512 import B64, D16, M16, M64, Q8, W32, Avx512
 from .division import most_frequent, reciprocal, rounds_up
 from .jit import kernel
@@ -136,7 +137,7 @@ class Machine8(Avx512):
 
 @kernel
 def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
-    words = table.view(np.uint16)
+    words = view_u16(table)
     start = np.int64(0)
     for i in range(symbols.size):
         f = np.int64(frequencies[i])
@@ -150,7 +151,7 @@ def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
 
 @kernel
 def encode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
-    dwords = table.view(np.uint32)
+    dwords = view_u32(table)
     most = most_frequent(frequencies, symbols.size)
     up = rounds_up(np.int64(frequencies[most]), np.int64(RANS8_BITS))
     for i in range(256):

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_features
+from numba import types
 from numba.core import config
 
 from . import rows_plain
+from .arrays import stack_array
 from .jit import kernel
 from .rows import ARGUMENTS, decoder, encoder
 
@@ -56,6 +58,9 @@ decode_table12, encode_table12 = tables12.decode_table12, tables12.encode_table1
 _decode8, _encode8 = decoder(rows8.Machine8, 1), encoder(rows8.Machine8)
 _decode12, _encode12 = decoder(rows12.Machine12, 1), encoder(rows12.Machine12)
 
+_arguments = stack_array(types.uint64, ARGUMENTS)
+_two_arguments = stack_array(types.uint64, 2, ARGUMENTS)
+
 
 @kernel
 def _decode_arguments(arguments, words, n_words, table, states, out):  # type: ignore[no-untyped-def]
@@ -73,7 +78,7 @@ def decode_rows8(words, n_words, n_rows, table, states, out):  # type: ignore[no
     `words` (uint8) holds `n_words` 16-bit words and 128 bytes more, `out` (uint8) has room for the
     rows: neither is exceeded, whatever the words are. `table` is what `decode_table8` fills.
     """
-    arguments = np.empty(ARGUMENTS, np.uint64)
+    arguments = _arguments()
     _decode_arguments(arguments, words, n_words, table, states, out)
     _decode8(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
     return np.int64(arguments[1])
@@ -106,7 +111,7 @@ def decode_rows8_pair(  # type: ignore[no-untyped-def]
     n_rows,
 ):
     """As `decode_rows8` for two planes, in turn where that is faster. Words asked for by each."""
-    arguments = np.empty((2, ARGUMENTS), np.uint64)
+    arguments = _two_arguments()
     _decode_arguments(arguments[0], words_a, n_words_a, table_a, states_a, out_a)
     _decode_arguments(arguments[1], words_b, n_words_b, table_b, states_b, out_b)
     _decode8_both(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
@@ -116,7 +121,7 @@ def decode_rows8_pair(  # type: ignore[no-untyped-def]
 @kernel
 def decode_rows12(words, n_words, n_rows, table, states, out):  # type: ignore[no-untyped-def]
     """As `decode_rows8`, for rans12."""
-    arguments = np.empty(ARGUMENTS, np.uint64)
+    arguments = _arguments()
     _decode_arguments(arguments, words, n_words, table, states, out)
     _decode12(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
     return np.int64(arguments[1])
@@ -140,7 +145,7 @@ def encode_rows8(symbols, n_rows, table, states, words, row_flags):  # type: ign
     `words` has room for a word a lane and row, and 8 more. `row_flags` (uint8[n_rows]) becomes
     nonzero for rows with a symbol that the table (`encode_table8`) lacks.
     """
-    arguments = np.empty(ARGUMENTS, np.uint64)
+    arguments = _arguments()
     end = _encode_arguments(arguments, symbols, table, states, words, row_flags)
     _encode8(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
     return np.int64(end - arguments[3]) >> 1
@@ -149,7 +154,7 @@ def encode_rows8(symbols, n_rows, table, states, words, row_flags):  # type: ign
 @kernel
 def encode_rows12(symbols, n_rows, table, states, words, row_flags):  # type: ignore[no-untyped-def]
     """As `encode_rows8`, for rans12, with two words a lane and row."""
-    arguments = np.empty(ARGUMENTS, np.uint64)
+    arguments = _arguments()
     end = _encode_arguments(arguments, symbols, table, states, words, row_flags)
     _encode12(np.uint64(arguments.ctypes.data), np.uint64(n_rows))
     return np.int64(end - arguments[3]) >> 1
