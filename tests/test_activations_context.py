@@ -11,6 +11,7 @@ import threading
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -19,7 +20,7 @@ from streams import held, leaf, stream  # noqa: E402, F401
 from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 
 import gpucodec  # noqa: E402
-from gpucodec.activations import StreamError, engine, stream_activations  # noqa: E402
+from gpucodec.activations import StreamError, engine, storage, stream_activations  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 
@@ -239,6 +240,24 @@ def test_backward_in_another_thread(stream):  # noqa: F811
     assert right(x)
 
 
+def test_nobody_reaches_a_file_that_is_being_closed(tmp_path, monkeypatch):
+    """The system gives its number to the next file: a write would land in another's."""
+    segments, seen, close = storage.Segments(str(tmp_path)), [], os.close
+
+    def closing(fd):
+        seen.append(segments._last())
+        close(fd)
+
+    monkeypatch.setattr(os, "close", closing)
+    slot = segments.write(np.zeros(10, np.uint8))
+    fd = slot.place.fd
+    seen.clear()  # of tempfile
+    del slot
+    assert seen == [None]
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
+
+
 # What torch does not allow.
 
 
@@ -374,6 +393,7 @@ def test_memory_is_bounded_and_nothing_waits_forever(stream, limit, prefetch):  
     y.backward()
     assert right(x, 30)
     assert context.stats().peak_inflight_bytes <= max(limit, 12_000)
+    context.flush()
     assert context._engine._inflight == 0
 
 

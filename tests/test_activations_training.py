@@ -61,12 +61,13 @@ def build(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_plain_training(case, tmp_path):
-    expected = gradients(*build(case), steps=STEPS)
+    steps = STEPS if case != "gpt in bfloat16" else 20
+    expected = gradients(*build(case), steps=steps)
     stream = stream_activations(tmp_path, min_bytes=1, max_inflight_bytes=50_000)
-    found = gradients(*build(case), lambda: stream, steps=STEPS)
+    found = gradients(*build(case), lambda: stream, steps=steps)
     assert equal(found, expected)
     stats = stream.stats()
-    assert stats.loads > STEPS, stats
+    assert stats.loads > steps, stats
     assert stats.raw_bytes > stats.encoded_bytes
 
 

@@ -51,10 +51,9 @@ class _Segment:
         with tempfile.TemporaryFile(dir=folder) as file:
             self.fd = os.dup(file.fileno())
         self.end = 0
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
+        # Not __del__: during that, weak references still work, and another thread would write to
+        # a descriptor that is being closed.
+        weakref.finalize(self, os.close, self.fd).atexit = False
 
 
 class Segments:
