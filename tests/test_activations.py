@@ -250,10 +250,15 @@ def test_side_stream_waits_for_the_stream_of_the_moment(monkeypatch):
 
     current = iter(["first", "second"])
     empty = torch.empty
+
+    def unpinned(*arguments, pin_memory, **options):
+        assert pin_memory
+        return empty(*arguments, **options)
+
     monkeypatch.setattr(device, "_side_stream", lambda _: Stream())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: next(current))
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(torch, "empty", lambda *a, pin_memory, **k: empty(*a, **k))
+    monkeypatch.setattr(torch, "empty", unpinned)
     flat = torch.arange(10.0).as_subclass(OnDevice)
     for name in ("first", "second"):
         host, _ = device.start_copy(flat)
