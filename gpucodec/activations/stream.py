@@ -63,8 +63,9 @@ class stream_activations:  # noqa: N801 named like torch's own contexts
     Parameters
     ----------
     url_or_path
-        A folder, for files without names that vanish with the graph, or however the process ends;
-        or a URL of fsspec, for one object a tensor.
+        A folder, for files without names, or a URL of fsspec, for one object a tensor. Files whose
+        graph is gone are written to again by the next step, and vanish when the context is left,
+        with this object, or however the process ends.
     codec
         "auto" or "lossless"; a configuration object of gpucodec, or the name of a lossy format,
         for floating-point tensors. Integers and masks are never lossy.
@@ -150,6 +151,7 @@ class stream_activations:  # noqa: N801 named like torch's own contexts
         self._weights.unwatch()
         self._entered.pop().__exit__(*exception)
         self._engine.confirm()
+        self._engine.storage.trim()
 
     def stats(self) -> StreamStats:
         """Counts since this was made; a copy."""
