@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ def max_encoded_bytes(dtype: DType, shape: tuple[int, ...], block_log: int) -> i
     return start + prod(shape) * dtype.itemsize
 
 
+@lru_cache
 def max_payload_bytes(dtype: DType, n_words: int, block_log: int) -> int:
     """The most that the payloads of `n_words` words take: every plane stored raw."""
     n_full, rest = divmod(n_words, 1 << block_log)
