@@ -117,7 +117,7 @@ _split_8x9, _merge_8x9 = _row_kernel(8, 9, merge=False), _row_kernel(8, 9, merge
 
 
 @kernel
-def _split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+def split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
     kind = np.uint64(transform)
     if word_bytes == 1:
         _split_1x1(address, n_rows, kind, table)
@@ -132,7 +132,7 @@ def _split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # typ
 
 
 @kernel
-def _merge_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+def merge_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
     kind = np.uint64(transform)
     if word_bytes == 1:
         _merge_1x1(address, n_rows, kind, table)
@@ -165,7 +165,7 @@ def split(raw, word_bytes, transform, bits, planes):  # type: ignore[no-untyped-
         table[p, 2] = (np.uint64(1) << width) - np.uint64(1)
     where = np.uint64(table.ctypes.data)
     source = np.uint64(raw.ctypes.data)
-    _split_rows(source, np.uint64(n_rows), word_bytes, transform, n_planes, where)
+    split_rows(source, np.uint64(n_rows), word_bytes, transform, n_planes, where)
     rest = raw.size - n_rows * row_bytes
     if rest > 0:
         last = np.zeros(row_bytes, np.uint8)
@@ -174,7 +174,7 @@ def split(raw, word_bytes, transform, bits, planes):  # type: ignore[no-untyped-
         for p in range(n_planes):
             table[p, 0] += np.uint64(n_rows * ROW)
         address = np.uint64(last.ctypes.data)
-        _split_rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
+        split_rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
 
 
 @inlined
@@ -192,14 +192,14 @@ def merge(table, word_bytes, transform, bits, raw):  # type: ignore[no-untyped-d
         table[p, 1] = below
     where = np.uint64(table.ctypes.data)
     target = np.uint64(raw.ctypes.data)
-    _merge_rows(target, np.uint64(n_rows), word_bytes, transform, n_planes, where)
+    merge_rows(target, np.uint64(n_rows), word_bytes, transform, n_planes, where)
     rest = raw.size - n_rows * row_bytes
     if rest > 0:
         last = np.empty(row_bytes, np.uint8)
         for p in range(n_planes):
             table[p, 0] += np.uint64(n_rows * ROW)
         address = np.uint64(last.ctypes.data)
-        _merge_rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
+        merge_rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
         for i in range(rest):
             raw[n_rows * row_bytes + i] = last[i]
 
