@@ -13,20 +13,22 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import blosc2
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from gpucodec.kernels import lz, lz_blocks
+import gpucodec
 
 from .corpus import Corpus, open_corpus
 from .measure import pin
 
 Array = NDArray[np.uint8]
+Level = Literal["fast", "ratio"]
 
+LEVELS: Final[tuple[Level, ...]] = ("fast", "ratio")
 BLOCK: Final = 65536
 BYTES: Final = 4 << 20  # of each kind
 ZSTD_LEVEL: Final = 3
@@ -76,35 +78,28 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.thread_time() - begin, result
 
 
-def race(raw: Array, word_bytes: int, level: int, rounds: int) -> tuple[float, ...]:
+def race(raw: Array, word_bytes: int, level: Level, rounds: int) -> tuple[float, ...]:
     """Ratio, GB/s and times the speed of zstd, of encoding and decoding; and zstd's ratio, GB/s."""
     raw = raw[: raw.size // BLOCK * BLOCK]
     blocks = [raw[i : i + BLOCK].tobytes() for i in range(0, raw.size, BLOCK)]
     compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
     decompressor = zstandard.ZstdDecompressor()
-    scratch = lz.scratch()
-    out, back = np.zeros(raw.size + 8, np.uint8), np.zeros_like(raw)
-    sizes, status = np.zeros(len(blocks), np.uint32), np.zeros(len(blocks), np.uint8)
+    config = gpucodec.LZConfig(level, typesize=word_bytes)
+    back = np.zeros_like(raw)
     times = []
     for _ in range(rounds):
         theirs, frames = timed(lambda: [compressor.compress(b) for b in blocks])
         their_back, _ = timed(lambda: [decompressor.decompress(f, BLOCK) for f in frames])  # noqa: B023
-        ours, n = timed(
-            lambda: lz_blocks.encode_blocks(raw, BLOCK, word_bytes, level, out, sizes, scratch)
-        )
-        payload = out[:n]
-        our_back, _ = timed(
-            lambda: lz_blocks.decode_blocks(payload, sizes, BLOCK, back, status, scratch)  # noqa: B023
-        )
+        ours, frame = timed(lambda: gpucodec.encode(raw, config, threads=1))
+        our_back, _ = timed(lambda: gpucodec.decode(frame, back, threads=1))  # noqa: B023
         times.append((ours, our_back, theirs, their_back))
-    assert not status.any()
     assert np.array_equal(raw, back)
     ours, our_back, theirs, their_back = (
         statistics.median(column) for column in zip(*times, strict=True)
     )
     gb = raw.size / 1e9
     return (
-        raw.size / n,
+        raw.size / frame.size,
         raw.size / sum(map(len, frames)),
         gb / ours,
         statistics.median(t[2] / t[0] for t in times),
@@ -141,13 +136,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for name, word_bytes, raw in data(open_corpus(arguments.size)):
         blosc = f"{blosc_ratio(raw, word_bytes, BLOCK):.2f}, {blosc_ratio(raw, word_bytes, 0):.2f}"
-        for level in (0, 1):
+        for level in LEVELS:
             ratio, zstd, enc, enc_x, dec, dec_x, _, _ = race(
                 raw, word_bytes, level, arguments.rounds
             )
-            label = ("fast", "ratio")[level]
             print(
-                f"| {name} | {label} | {ratio:.3f} | {zstd:.3f} | {blosc} "
+                f"| {name} | {level} | {ratio:.3f} | {zstd:.3f} | {blosc} "
                 f"| {enc:.2f} ({enc_x:.2f}) | {dec:.2f} ({dec_x:.2f}) |",
                 flush=True,
             )

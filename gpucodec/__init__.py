@@ -23,7 +23,7 @@ from .codec import (
     max_encoded_size,
     verify,
 )
-from .config import TensorConfig
+from .config import LZConfig, TensorConfig
 from .errors import (
     CorruptionError,
     GpucodecError,
@@ -40,6 +40,7 @@ __all__ = [
     "CorruptionError",
     "FrameInfo",
     "GpucodecError",
+    "LZConfig",
     "LimitError",
     "PlaneInfo",
     "Salvaged",

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .kernels import spec
 
@@ -24,6 +24,9 @@ class TensorConfig:
     block_size
         Words of a block, a power of two from 64 to 65,536: the unit of random access, of
         parallel work and of the checksum. None takes 65,536, or 32,768 for 8-byte words.
+    lz
+        Whether blocks and planes with repetitions may be coded by LZ, where that is smaller:
+        integers, bool and bytes, and floats that are mostly one value, such as zero.
 
     Raises
     ------
@@ -33,6 +36,7 @@ class TensorConfig:
     """
 
     block_size: int | None = None
+    lz: bool = False
 
     def __post_init__(self) -> None:
         size = self.block_size
@@ -53,7 +57,7 @@ class TensorConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The parameters that differ from their defaults."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return _given(self)
 
     @classmethod
     def from_json(cls, configuration: Mapping[str, Any]) -> TensorConfig:
@@ -61,4 +65,59 @@ class TensorConfig:
         return cls(**configuration)
 
 
+@dataclass(frozen=True, slots=True)
+class LZConfig:
+    """Lossless coding of data with repetitions: text, token ids, masks, mostly zeros, raw bytes.
+
+    Each 64 KiB are a block of their own, coded by LZ, or as they are where that is smaller.
+
+    Parameters
+    ----------
+    level
+        "fast", or "ratio" for slightly smaller frames.
+    typesize
+        Bytes of an element: 1, 2, 4 or 8. None takes the word size of the array's type; for
+        bytes, and types of one byte, it is detected block by block. Frames with a wrong size decode
+        to the same bytes, but are larger.
+
+    Raises
+    ------
+    ValueError
+        No such level or size.
+
+    """
+
+    level: Literal["fast", "ratio"] = "fast"
+    typesize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            message = f"level is {self.level!r}, not one of {', '.join(LEVELS)}"
+            raise ValueError(message)
+        if self.typesize not in {None, 1, 2, 4, 8}:
+            message = f"typesize is {self.typesize}, not 1, 2, 4 or 8"
+            raise ValueError(message)
+
+    def block_log(self, word_bytes: int) -> int:
+        """log2 of the words of a block, for words of this size."""
+        return spec.MAX_BLOCK_LOG + 1 - word_bytes.bit_length()
+
+    def to_json(self) -> dict[str, Any]:
+        """The parameters that differ from their defaults."""
+        return _given(self)
+
+    @classmethod
+    def from_json(cls, configuration: Mapping[str, Any]) -> LZConfig:
+        """Inverse of `to_json`; unknown parameters raise TypeError."""
+        return cls(**configuration)
+
+
+def _given(config: Config) -> dict[str, Any]:
+    """The fields that differ from their defaults."""
+    defaults = {field.name: field.default for field in fields(config)}
+    return {name: value for name, value in asdict(config).items() if value != defaults[name]}
+
+
+Config: TypeAlias = TensorConfig | LZConfig
+LEVELS = ("fast", "ratio")  # of LZ, as the kernels number them
 DEFAULT_CONFIG = TensorConfig()

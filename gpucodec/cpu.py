@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import threads as pool
+from . import cpu_lz, threads as pool
+from .config import LZConfig
 from .frame import max_encoded_bytes, max_payload_bytes, payloads_start, write_table
 from .kernels import spec
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .buffers import Bytes
+    from .config import Config
     from .dtypes import DType
     from .frame import Frame
 
@@ -99,43 +101,58 @@ def _runs(n_blocks: int, block_bytes: int) -> list[tuple[int, int]]:
     return [(first, min(first + length, n_blocks)) for first in range(0, n_blocks, length)]
 
 
+def _room(dtype: DType, n_words: int, block_log: int, config: Config) -> int:
+    """Bytes to provide for the payloads of `n_words` words."""
+    if isinstance(config, LZConfig):
+        return cpu_lz.room(n_words * dtype.spec.word_bytes, -(-n_words >> block_log))
+    return max_payload_bytes(dtype, n_words, block_log) + WRITE_SLACK
+
+
 def encode(
-    words: Bytes, dtype: DType, shape: tuple[int, ...], block_log: int, threads: int | None
+    words: Bytes, dtype: DType, shape: tuple[int, ...], config: Config, threads: int | None
 ) -> Bytes:
     """Encode little-endian words (uint8, contiguous) as one frame (uint8)."""
     row = dtype.spec
+    block_log = config.block_log(row.word_bytes)
     start = payloads_start(dtype, shape, block_log)
     n_words = words.size // row.word_bytes
-    out = np.empty(start + max_payload_bytes(dtype, n_words, block_log) + WRITE_SLACK, np.uint8)
+    most = max_encoded_bytes(dtype, shape, block_log)
+    out = np.empty(max(most, start + _room(dtype, n_words, block_log, config)), np.uint8)
     n_blocks = -(-n_words >> block_log)
     entries = np.empty((n_blocks, len(row.planes)), np.uint32)
     hashes = np.empty(n_blocks, np.uint64)
     block_bytes = row.word_bytes << block_log
-    encode_blocks = _encoder().encode_blocks
 
     def encode_run(first: int, last: int, target: Bytes) -> int:
-        return encode_blocks(  # type: ignore[no-any-return]
-            words[first * block_bytes : last * block_bytes],
+        run = words[first * block_bytes : last * block_bytes]
+        table = entries[first:last]
+        if isinstance(config, LZConfig):
+            return cpu_lz.encode_run(run, dtype, config, target, table, hashes[first:last])
+        size: int = _encoder().encode_blocks(
+            run,
             1 << block_log,
             row.word_bytes,
             row.transform,
             dtype.bits,
             target,
-            entries[first:last],
+            table,
             hashes[first:last],
             _scratch.encode,
         )
+        return cpu_lz.shrink_run(run, dtype, block_log, size, target, table) if config.lz else size
 
     runs = _runs(n_blocks, block_bytes)
     if len(runs) < 2 or threads == 1:  # noqa: PLR2004
-        end = start + (encode_run(0, n_blocks, out[start:]) if n_blocks else 0)
+        end = start
+        for run in runs:
+            end += encode_run(*run, out[end:])
     else:
         placement = _Placement(start)
-        room = max_payload_bytes(dtype, (runs[0][1] - runs[0][0]) << block_log, block_log)
+        room = _room(dtype, (runs[0][1] - runs[0][0]) << block_log, block_log, config)
 
         def place_run(number: int, first: int, last: int) -> None:
             try:
-                target = _scratch.for_run(room + WRITE_SLACK)
+                target = _scratch.for_run(room)
                 size = encode_run(first, last, target)
             except BaseException:
                 placement.fail()
@@ -148,7 +165,6 @@ def encode(
 
         pool.run([job(number, run) for number, run in enumerate(runs)], threads)
         end = placement.position
-    most = max_encoded_bytes(dtype, shape, block_log)
     if end >= most:  # nothing gained: store the words as they are
         out[most - words.size : most] = words
         end, entries = most, entries[:, :0]
@@ -168,22 +184,30 @@ def decode_jobs(
     row = frame.dtype.spec
     offsets = frame.offsets
     size = frame.block_bytes
-    decode_run = _decoder().decode_blocks
+
+    def decode_planes(source: Bytes, entries: Any, hashes: Any, raw: Bytes, found: Bytes) -> None:
+        _decoder().decode_blocks(
+            source,
+            entries,
+            hashes,
+            frame.block_words,
+            row.word_bytes,
+            row.transform,
+            frame.dtype.bits,
+            raw,
+            found,
+            _scratch.decode,
+        )
 
     def job(a: int, b: int) -> Callable[[], None]:
         def work() -> None:
-            decode_run(
-                payload[offsets[a] - offsets[first] : offsets[b] - offsets[first]],
-                frame.entries[a:b],
-                frame.hashes[a:b],
-                frame.block_words,
-                row.word_bytes,
-                row.transform,
-                frame.dtype.bits,
-                out[(a - first) * size : (b - first) * size],
-                status[a - first : b - first],
-                _scratch.decode,
-            )
+            source = payload[offsets[a] - offsets[first] : offsets[b] - offsets[first]]
+            raw = out[(a - first) * size : (b - first) * size]
+            found = status[a - first : b - first]
+            if frame.has_lz:
+                cpu_lz.decode_run(frame, a, b, source, raw, found, decode_planes)
+            else:
+                decode_planes(source, frame.entries[a:b], frame.hashes[a:b], raw, found)
 
         return work
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _HEADER = struct.Struct(spec.HEADER_FORMAT)
 _ARRAY_BYTES_MAX = (1 << 63) - 1
+_KNOWN_CODERS = sum(1 << coder for coder in spec.CODER_NAMES)
+_LZ_CODERS = 1 << spec.LZ | 1 << spec.LZ_WORDS
 
 
 @cache
@@ -84,6 +86,8 @@ class Frame:
     """The block table, uint32[n_blocks, n_planes]; no planes if the words are stored."""
     offsets: np.ndarray[tuple[int], np.dtype[np.int64]]
     """Where each block's payloads start in the frame; the last entry is the frame's end."""
+    has_lz: bool
+    """Whether a block or plane is coded by LZ."""
 
     @property
     def payloads(self) -> int:
@@ -239,18 +243,42 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
         raise CorruptionError(message)
     offsets = np.empty(n_blocks + 1, np.int64)
     if n_planes:
-        coder = _kernels()[1](entries, end, offsets)
+        used = _kernels()[1](entries, end, offsets)
     else:
-        coder = spec.RAW
+        used = 0
         offsets[:-1] = end + np.arange(n_blocks) * (dtype.spec.word_bytes << block_log)
         offsets[-1] = end + decoded
-    if coder >= len(spec.CODER_NAMES):
-        message = f"frame uses coder {coder}, this gpucodec knows 0 to {len(spec.CODER_NAMES) - 1}"
+    unknown = used & ~_KNOWN_CODERS
+    if unknown:
+        message = (
+            f"frame uses coder {unknown.bit_length() - 1}, this gpucodec knows "
+            f"{', '.join(map(str, spec.CODER_NAMES))}"
+        )
         raise UnsupportedError(message)
     if offsets[-1] != encoded:
         message = f"payloads end at {offsets[-1]}, the header says {encoded}"
         raise CorruptionError(message)
-    return Frame(dtype, shape, block_log, encoded, hashes, entries, offsets)
+    has_lz = used & _LZ_CODERS != 0
+    if has_lz:
+        _check_lz_entries(dtype, entries)
+    return Frame(dtype, shape, block_log, encoded, hashes, entries, offsets, has_lz)
+
+
+def _check_lz_entries(dtype: DType, entries: np.ndarray[Any, np.dtype[np.uint32]]) -> None:
+    """LZ codes planes of 8 bits, or as the first of several planes all of a block's words."""
+    coders = entries >> np.uint32(spec.ENTRY_CODER_SHIFT)
+    whole = coders[:, 0] == spec.LZ_WORDS
+    constant_0 = spec.CONSTANT << spec.ENTRY_CODER_SHIFT
+    wrong = whole & ((entries[:, 1:] != constant_0).any(axis=1) | (len(dtype.spec.planes) == 1))
+    wrong |= (coders[:, 1:] == spec.LZ_WORDS).any(axis=1)
+    wrong |= (coders[:, dtype.bits != 8] == spec.LZ).any(axis=1)  # noqa: PLR2004
+    if wrong.any():
+        block = int(wrong.argmax())
+        found = [f"{entry:#x}" for entry in entries[block]]
+        message = (
+            f"block {block} has entries {found}, which LZ in planes {dtype.spec.planes} forbids"
+        )
+        raise CorruptionError(message)
 
 
 def table_hash(table: Bytes) -> int:

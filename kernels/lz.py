@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parallel LZ: constants of its payload, and where a thread works.
+"""Parallel LZ: what a thread works in.
 
 Words are copied whole, and no word is more than `MAX_DEPTH` copies away from a literal, so that a
-GPU decodes by a scan over the sequences, five rounds of pointer jumping and one gather. The CPU's
+GPU decodes by a scan over the sequences, six rounds of pointer jumping and one gather. The CPU's
 decoder is the ordinary loop, which gives the same bytes.
 """
 
@@ -16,25 +16,11 @@ from . import lz_match, lz_rows
 from .jit import kernel
 from .lz_code import Counts
 from .lz_ops import SLACK, get64, put64
+from .lz_spec import EXTRA_BYTES, MAX_WORD_BYTES, MAX_WORDS, RIDERS
 from .spec import LANES, ROW
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# --- constants of the format, for spec.py ---------------------------------------------------------
-
-MAX_WORDS = 1 << 16
-MAX_WORD_BYTES = 8
-# check u32, flags u8, modes u24, n_sequences u16, n_literals u16, n_words u32
-HEADER_BYTES, FLAGS_AT, MODES_AT, SEQUENCES_AT, LITERALS_AT, WORDS_AT = 16, 4, 5, 8, 10, 12
-ROTATED, FILLED, ODD_SHIFT = 4, 8, 4  # flags; below them log2 of the word size
-NARROWED_SHIFT = 30  # of log2 of full by coded word size, in the u32 that starts with the flags
-MAX_CODE = 59  # of 65,535
-FILL_CODE, REPEAT_CODE, DISTANCE_CODE = 0, 1, 2
-RIDERS = 2 * LANES  # bytes of the extras that ride in the states' spare bits
-EXTRA_BYTES = 5  # at most 13 bits for each of a sequence's three numbers
-
-# --- work space -----------------------------------------------------------------------------------
 
 N_STREAMS = MAX_WORD_BYTES + 3
 SYMBOLS_ROOM = MAX_WORDS + 4 * ROW

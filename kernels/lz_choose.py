@@ -57,15 +57,10 @@ from .lz_ops import (
     put64,
     unlike_each32,
 )
+from .lz_spec import HASH_BITS, NEAR, SAMPLE, SAMPLE_ROW, SAMPLE_ROWS, SPREAD, TRIED, WORTH_BITS
 from .spec import LOG2_BITS, PLAIN, ROTATE, ROW
 from .vector import copy_bytes
 
-SAMPLE_ROWS, SAMPLE_ROW = 64, 16
-SAMPLE = SAMPLE_ROWS * SAMPLE_ROW
-SPREAD = 40503  # 2^16 over the golden ratio
-TRIED = 256
-WORTH_BITS = 24  # about what a match costs
-NEAR = 8  # groups of 32 words
 U = np.uint64
 
 
@@ -153,7 +148,7 @@ def _promising(memory, n, word_log, bits, filling):  # type: ignore[no-untyped-d
         return True
     words = (U(WORTH_BITS) << U(LOG2_BITS)) * n // max(bits, U(1)) + U(1)
     need = min(words << word_log, U(256))
-    below = (U(TRIED) << U(lz_match.HASH_BITS)) // max(n, U(TRIED))
+    below = (U(TRIED) << U(HASH_BITS)) // max(n, U(TRIED))
     clear(table, below << U(2))
     n_tried, n_found = U(0), U(0)
     for group in range(U(32), n, U(32)):

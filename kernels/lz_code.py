@@ -16,6 +16,7 @@ from . import lz_rows
 from .choose import log2_fixed, normalise
 from .jit import kernel
 from .lz_ops import get8, get16, get32, get64, highest_bit, put8, put16, put32
+from .lz_spec import CODED_STREAM, CONSTANT_STREAM, RAW_STREAM, UNIFORM
 from .spec import (
     BAD_SIZE,
     BAD_TABLE,
@@ -30,10 +31,8 @@ from .spec import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RAW, CONSTANT, CODED = 0, 1, 2  # how a stream is stored
 SCALE = 1 << RANS12_BITS
 TABLE_BYTES = 2 + 128 + 352  # at most: 256 widths, and bits of frequencies that sum to 4096
-UNIFORM = 250  # symbols that collide no more often than so many equally frequent ones are not coded
 U = np.uint64
 
 
@@ -168,7 +167,7 @@ def entropy(symbols, n, work):  # type: ignore[no-untyped-def]
 
 @kernel
 def plan(symbols, n, frequencies, work):  # type: ignore[no-untyped-def]
-    """How to store `n` symbols: (mode, first, last symbol, bytes).
+    """How to store `n` symbols: (mode, first, last symbol, bytes, bytes of these that a table takes).
 
     Fills `frequencies` (u32 by symbol) of a coded stream, whose bytes are an estimate that leaves out the
     states.
@@ -184,9 +183,9 @@ def plan(symbols, n, frequencies, work):  # type: ignore[no-untyped-def]
             present[U(n_present)] = s
             n_present += 1
     if n_present < 2:
-        return CONSTANT, U(0), U(present[0]) if n_present == 1 else U(0), U(1)
+        return CONSTANT_STREAM, U(0), U(present[0]) if n_present == 1 else U(0), U(1), U(0)
     if pairs * U(UNIFORM) <= n * (n - U(1)):
-        return RAW, U(0), U(0), n
+        return RAW_STREAM, U(0), U(0), n, U(0)
     normalise(counts[0], present, n_present, np.int64(n), RANS12_BITS, packed)
     first, last = U(present[0]), U(present[U(n_present - 1)])
     for s in range(first, last):
@@ -199,10 +198,11 @@ def plan(symbols, n, frequencies, work):  # type: ignore[no-untyped-def]
         bits += highest_bit(f)
         share = (RANS12_BITS << LOG2_BITS) - log2_fixed(np.int64(f))
         cost += np.int64(counts[U(0), s]) * share
-    size = (U(cost) >> U(LOG2_BITS + 3)) + U(1) + U(2) + ((bits + U(7)) >> U(3))
+    table = U(2) + ((bits + U(7)) >> U(3))
+    size = (U(cost) >> U(LOG2_BITS + 3)) + U(1) + table
     if size >= n:
-        return RAW, first, last, n
-    return CODED, first, last, size
+        return RAW_STREAM, first, last, n, U(0)
+    return CODED_STREAM, first, last, size, table
 
 
 @kernel

@@ -10,36 +10,40 @@ from .checksum import xxh3
 from .jit import inlined, kernel
 from .lz import (
     ARGUMENTS,
-    DISTANCE_CODE,
-    EXTRA_BYTES,
     EXTRAS,
-    FILL_CODE,
-    FILLED,
-    FLAGS_AT,
     FREQUENCIES,
-    HEADER_BYTES,
     LIMITS,
     LITERALS,
-    LITERALS_AT,
-    MAX_CODE,
-    MAX_WORDS,
-    NARROWED_SHIFT,
-    ODD_SHIFT,
-    RIDERS,
-    ROTATED,
-    SEQUENCES_AT,
     STATES,
     SYMBOLS,
     SYMBOLS_ROOM,
     TABLE,
     TEXT,
-    WORDS_AT,
     plane_table,
     repeated,
     word_at,
 )
-from .lz_code import CODED, CONSTANT, RAW
 from .lz_ops import copy32, fill32, get8, get16, get32, get64, put16, put32, put64
+from .lz_spec import (
+    CODED_STREAM,
+    CONSTANT_STREAM,
+    DISTANCE_CODE,
+    EXTRA_BYTES,
+    FILL_CODE,
+    FILLED,
+    FLAGS_AT,
+    HEADER_BYTES,
+    LITERALS_AT,
+    MAX_CODE,
+    MAX_WORDS,
+    NARROWED_SHIFT,
+    ODD_SHIFT,
+    RAW_STREAM,
+    RIDERS,
+    ROTATED,
+    SEQUENCES_AT,
+    WORDS_AT,
+)
 from .spec import (
     BAD_HASH,
     BAD_PADDING,
@@ -151,7 +155,7 @@ def _read_streams(memory, at, end, modes, word_bytes, n_literals, n_sequences): 
         symbols = memory + SYMBOLS + s * U(SYMBOLS_ROOM)
         if status != OK:
             continue
-        if mode == U(CODED):
+        if mode == U(CODED_STREAM):
             any_coded = True
             status, at, first, last = lz_code.read_table(
                 at, end, memory + FREQUENCIES + s * U(2048)
@@ -160,7 +164,7 @@ def _read_streams(memory, at, end, modes, word_bytes, n_literals, n_sequences): 
             put64(memory + LIMITS + s * U(32) + U(8), last)
             if status == OK and (last > highest or n < U(2)):
                 status = BAD_TABLE
-        elif mode == U(CONSTANT):
+        elif mode == U(CONSTANT_STREAM):
             if at >= end:
                 status = BAD_SIZE
                 continue
@@ -171,7 +175,7 @@ def _read_streams(memory, at, end, modes, word_bytes, n_literals, n_sequences): 
                 fill32(symbols + i, pattern)
             if symbol > highest:
                 status = BAD_SYMBOL
-        elif mode == U(RAW):
+        elif mode == U(RAW_STREAM):
             if end - at < n:
                 status = BAD_SIZE
                 continue
@@ -269,7 +273,7 @@ def _decode(payload, size, raw, raw_size, memory):  # type: ignore[no-untyped-de
                 return BAD_STATE
         used = U(0)
         for s in range(word_bytes + U(3)):
-            if (modes >> (s + s)) & U(3) == U(CODED):
+            if (modes >> (s + s)) & U(3) == U(CODED_STREAM):
                 limits = memory + LIMITS + s * U(32)
                 used += lz_code.decode_stream(
                     at + (used << U(1)),

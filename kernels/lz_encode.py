@@ -13,22 +13,12 @@ from .lz import (
     CANDIDATES,
     DEPTHS,
     EXTRAS,
-    FILLED,
     FLAGS,
-    FLAGS_AT,
     FREQUENCIES,
     HASHES,
-    HEADER_BYTES,
     LIMITS,
     LITERALS,
-    LITERALS_AT,
-    MAX_WORDS,
-    NARROWED_SHIFT,
-    ODD_SHIFT,
-    RIDERS,
-    ROTATED,
     SEQUENCES,
-    SEQUENCES_AT,
     SLOTS,
     STATES,
     SYMBOLS,
@@ -36,12 +26,10 @@ from .lz import (
     TABLE,
     TEXT,
     VALUES,
-    WORDS_AT,
     WORDS_END,
     repeated,
 )
-from .lz_choose import SAMPLE, load_block, look_at, sample_bits, split_literals
-from .lz_code import CODED, CONSTANT, RAW
+from .lz_choose import load_block, look_at, sample_bits, split_literals
 from .lz_ops import (
     CODE_ROW,
     clear,
@@ -53,6 +41,23 @@ from .lz_ops import (
     put16,
     put32,
     put64,
+)
+from .lz_spec import (
+    CODED_STREAM,
+    CONSTANT_STREAM,
+    FILLED,
+    FLAGS_AT,
+    HEADER_BYTES,
+    LITERALS_AT,
+    MAX_WORDS,
+    NARROWED_SHIFT,
+    ODD_SHIFT,
+    RAW_STREAM,
+    RIDERS,
+    ROTATED,
+    SAMPLE,
+    SEQUENCES_AT,
+    WORDS_AT,
 )
 from .spec import LANES, RANS_STATE_LOW, RANS_STATES_BYTES
 from .vector import copy_bytes
@@ -83,12 +88,12 @@ def _write_sequences(memory, codes, n):  # type: ignore[no-untyped-def]
 def _plan_streams(memory, n_streams, n_literals, n_sequences, counts):  # type: ignore[no-untyped-def]
     """Plan all streams, into `LIMITS` as u64 mode, first, last symbol, number of symbols.
 
-    (bytes of coded streams, of the same raw, of the others)
+    (bytes of coded streams, of their tables, of the same streams raw, of the others)
     """
-    coded, uncoded, others = U(0), U(0), U(0)
+    coded, tables, uncoded, others = U(0), U(0), U(0), U(0)
     for s in range(n_streams):
         n = n_sequences if s + U(3) >= n_streams else n_literals
-        mode, first, last, size = lz_code.plan(
+        mode, first, last, size, table = lz_code.plan(
             memory + SYMBOLS + s * U(SYMBOLS_ROOM), n, memory + FREQUENCIES + s * U(2048), counts
         )
         at = memory + LIMITS + s * U(32)
@@ -96,12 +101,13 @@ def _plan_streams(memory, n_streams, n_literals, n_sequences, counts):  # type: 
         put64(at + U(8), first)
         put64(at + U(16), last)
         put64(at + U(24), n)
-        if mode == CODED:
+        if mode == CODED_STREAM:
             coded += size
+            tables += table
             uncoded += n
         else:
             others += size
-    return coded, uncoded, others
+    return coded, tables, uncoded, others
 
 
 @inlined
@@ -111,7 +117,7 @@ def _write_words(memory, n_streams):  # type: ignore[no-untyped-def]
     for i in range(n_streams):
         s = n_streams - U(1) - i
         limits = memory + LIMITS + s * U(32)
-        if get64(limits) == U(CODED):
+        if get64(limits) == U(CODED_STREAM):
             begin = lz_code.encode_stream(
                 memory + SYMBOLS + s * U(SYMBOLS_ROOM),
                 get64(limits + U(24)),
@@ -149,18 +155,28 @@ def _encode_payload(  # type: ignore[no-untyped-def]
         if n_literals > U(SAMPLE):
             copy_bytes(memory + LITERALS, source, n_literals << word_log)
     split_literals(memory, n_literals, word_log, rotated)
-    coded, uncoded, others = _plan_streams(memory, n_streams, n_literals, n_sequences, counts)
-    riders = min(n_extras, U(RIDERS))
-    if coded + U(RANS_STATES_BYTES) >= uncoded + riders:
-        coded = U(0)
-        others += uncoded
-        riders = U(0)
-    size = U(HEADER_BYTES) + others + n_extras - riders + n_odd
+    coded, tables, uncoded, others = _plan_streams(
+        memory, n_streams, n_literals, n_sequences, counts
+    )
+    size = U(HEADER_BYTES) + others + uncoded + n_extras + n_odd  # if no stream is coded
     if fill != U(0):
         size += word_bytes
-    if coded != U(0):
-        size += coded + U(RANS_STATES_BYTES)
-    if size + U(64) >= limit:  # the exact size is not much larger than the estimate
+    riders, begin = U(0), memory + WORDS_END
+    promised = coded + U(RANS_STATES_BYTES)
+    saved = uncoded + min(n_extras, U(RIDERS))
+    is_coded = promised < saved and size - saved + promised < limit
+    if is_coded:
+        clear(extras + n_extras, U(RIDERS))
+        for lane in range(U(LANES)):
+            rider = get16(extras + lane + lane)
+            put32(memory + STATES + (lane << U(2)), U(RANS_STATE_LOW) | rider)
+        begin = _write_words(memory, n_streams)
+        exact = memory + WORDS_END - begin + tables + U(RANS_STATES_BYTES)
+        is_coded = exact < saved
+        if is_coded:
+            riders = min(n_extras, U(RIDERS))
+            size = size - saved + exact
+    if size >= limit:
         return U(0)
 
     at = out + U(HEADER_BYTES)
@@ -175,14 +191,14 @@ def _encode_payload(  # type: ignore[no-untyped-def]
     for s in range(n_streams):
         limits = memory + LIMITS + s * U(32)
         mode, n = get64(limits), get64(limits + U(24))
-        if mode == U(CODED) and coded == U(0):
-            mode = U(RAW)
+        if mode == U(CODED_STREAM) and not is_coded:
+            mode = U(RAW_STREAM)
             put64(limits, mode)
         modes |= mode << (s + s)
-        if mode == U(CODED):
+        if mode == U(CODED_STREAM):
             frequencies = memory + FREQUENCIES + s * U(2048)
             at = lz_code.write_table(frequencies, get64(limits + U(8)), get64(limits + U(16)), at)
-        elif mode == U(CONSTANT):
+        elif mode == U(CONSTANT_STREAM):
             put8(at, get64(limits + U(16)))
             at += U(1)
         else:
@@ -190,24 +206,16 @@ def _encode_payload(  # type: ignore[no-untyped-def]
             at += n
 
     n_words = U(0)
-    n_behind = n_extras - riders + n_odd
-    if coded != U(0):
-        clear(extras + n_extras, U(RIDERS))
-        for lane in range(U(LANES)):
-            rider = get16(extras + lane + lane)
-            put32(memory + STATES + (lane << U(2)), U(RANS_STATE_LOW) | rider)
-        begin = _write_words(memory, n_streams)
-        word_bytes = memory + WORDS_END - begin
-        n_words = word_bytes >> U(1)
-        if at - out + word_bytes + U(RANS_STATES_BYTES) + n_behind >= limit:
-            return U(0)
-        copy_bytes(at, begin, word_bytes)
-        at += word_bytes
+    if is_coded:
+        n_words = (memory + WORDS_END - begin) >> U(1)
+        copy_bytes(at, begin, n_words << U(1))
+        at += n_words << U(1)
         copy_bytes(at, memory + STATES, U(RANS_STATES_BYTES))
         at += U(RANS_STATES_BYTES)
     copy_bytes(at, extras + riders, n_extras - riders)
-    copy_bytes(at + n_extras - riders, tail, n_odd)
-    size = at + n_behind - out
+    at += n_extras - riders
+    copy_bytes(at, tail, n_odd)
+    assert at + n_odd == out + size
     put32(out + U(FLAGS_AT), flags | modes << U(8) | narrowed << U(NARROWED_SHIFT))
     put16(out + U(SEQUENCES_AT), n_sequences)
     put16(out + U(LITERALS_AT), n_literals)
@@ -217,8 +225,10 @@ def _encode_payload(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def encode_block(raw, word_bytes, level, out, limit, scratch):  # type: ignore[no-untyped-def]
+def encode_block(raw, word_bytes, level, matches_only, out, limit, scratch):  # type: ignore[no-untyped-def]
     """Write the payload of the block `raw` (uint8); its bytes, or 0 if not below `limit`.
+
+    Also 0 if `matches_only` and a sample of the block says that matches do not pay.
 
     `word_bytes` is 1, 2, 4 or 8, and `raw` holds at most MAX_WORDS words; up to `word_bytes - 1` bytes
     may follow the last. Level 0 is fast, 1 has the better ratio. `out` (uint8) has room for `limit`
@@ -227,8 +237,10 @@ def encode_block(raw, word_bytes, level, out, limit, scratch):  # type: ignore[n
     memory = U(scratch.memory.ctypes.data)
     source = U(raw.ctypes.data)
     full_log = highest_bit(U(word_bytes))
+    if U(raw.size) >> full_log == U(0):  # not one word: bytes
+        full_log = U(0)
     n = U(raw.size) >> full_log
-    if n < U(2) or n > U(MAX_WORDS):
+    if n == U(0) or n > U(MAX_WORDS):
         return 0
     word_log = load_block(source, n, full_log, memory + TEXT)
     n_bytes = n << word_log
@@ -239,6 +251,8 @@ def encode_block(raw, word_bytes, level, out, limit, scratch):  # type: ignore[n
         n_sequences, n_literals = U(0), n
         if turn == 0:
             if not promising:
+                if matches_only:
+                    break
                 continue
             n_sequences, n_literals = lz_match.parse(
                 memory + TEXT,
@@ -257,7 +271,7 @@ def encode_block(raw, word_bytes, level, out, limit, scratch):  # type: ignore[n
             )
             n_literals >>= word_log
         else:
-            if size != U(0) and size <= literal_bytes:
+            if matches_only or (size != U(0) and size <= literal_bytes):
                 break
             copy_bytes(memory + LITERALS, memory + TEXT, n_bytes)
             fill = U(0)
@@ -277,15 +291,3 @@ def encode_block(raw, word_bytes, level, out, limit, scratch):  # type: ignore[n
         if found != U(0):
             size = found
     return np.int64(size)
-
-
-@kernel
-def worth_trying(raw, word_bytes, scratch):  # type: ignore[no-untyped-def]
-    """Whether a sample of `raw` says that matches pay; as `encode_block` decides it."""
-    memory = U(scratch.memory.ctypes.data)
-    full_log = highest_bit(U(word_bytes))
-    n = U(raw.size) >> full_log
-    if n < U(2) or n > U(MAX_WORDS):
-        return False
-    word_log = load_block(U(raw.ctypes.data), n, full_log, memory + TEXT)
-    return look_at(n, word_log, memory, scratch.counts)[4]

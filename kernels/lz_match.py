@@ -51,20 +51,23 @@ from .lz_ops import (
     unlike32,
     usable32,
 )
+from .lz_spec import (
+    FILL_LEAST,
+    GROUP,
+    HASH_BITS,
+    LEAST,
+    LEAST_BITS,
+    LEAST_OF_8,
+    LOOKED_AT,
+    MAX_DEPTH,
+    MAX_WORDS,
+    WINDOW,
+)
 
-LOOKED_AT = ((3, 2, 2), (4, 4, 4))  # by level: how many candidates of the words of a window
-WINDOW = 3
-HASH_BITS = 14
-LEAST = (6, 3, 2)  # words of a match, by what they cost as literals: below 6, below 12 bits, more
-LEAST_BITS = (6, 12)
-LEAST_OF_8 = 4  # instead of 6, as lengths are compared up to 32 bytes
-FILL_LEAST = (4, 4, 4, 8)
-MAX_DEPTH = 32
 CHUNK = 1024  # words whose candidates are looked up at a time
 AHEAD = 8
-GROUP = 32
 WORD_STARTS = (0xFFFFFFFF, 0x55555555, 0x11111111, 0x01010101)
-STRIDE = 2 * (1 << 16) + 64  # bytes from a list of numbers of the sequences to the next
+STRIDE = 2 * MAX_WORDS + 64  # bytes from a list of numbers of the sequences to the next
 TABLE_BYTES = 8 << HASH_BITS
 SLOTS_BYTES = 8 * (CHUNK + AHEAD)
 

@@ -14,13 +14,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .lz_spec import HASH_MULTIPLIER, WAYS
 from .vector import I64, constant, load, loop, splat, store, vector
 
 STEP = 32
 SLACK = 16 * STEP  # a row of hashes reads 32 words and the bytes of one more
 BYTES = vector(STEP, 8)
 I1 = ir.IntType(1)
-MULTIPLIER = 0x9E35
 
 
 def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
@@ -258,8 +258,6 @@ def count_ones(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
 lowest_bit, highest_bit = _bit_index("llvm.cttz.i64", 0), _bit_index("llvm.ctlz.i64", 63)
 """Index of a bit that is set, of a value that is not 0."""
 
-WAYS = 4
-
 
 def best_in_window(looked_at: tuple[int, ...]) -> Any:
     """An intrinsic for windows of `len(looked_at)` words, of whose candidates so many are tried."""
@@ -381,7 +379,7 @@ def code_rows(  # type: ignore[no-untyped-def]
 def hash_rows(word_bytes: int, n_words: int, bits: int) -> Any:
     """`(text, target, n_rows)`: 32 hashes (u16) a row, of the `n_words` words from each word on.
 
-    A hash is the sum of the 16-bit units times `MULTIPLIER^(i + 1)`, modulo 2^16, of which the highest
+    A hash is the sum of the 16-bit units times `HASH_MULTIPLIER^(i + 1)`, modulo 2^16, of which the highest
     `bits` are kept.
     """
     unit, n_units = vector(STEP, 16), word_bytes // 2
@@ -405,7 +403,7 @@ def hash_rows(word_bytes: int, n_words: int, bits: int) -> Any:
                 total = constant(unit, 0)
                 factor = 1
                 for k in range(0, n_bytes, 2):
-                    factor = factor * MULTIPLIER & 0xFFFF
+                    factor = factor * HASH_MULTIPLIER & 0xFFFF
                     value = units(b, b.add(at, constant(I64, k)))
                     total = b.add(total, b.mul(value, constant(unit, factor)))
                 total = b.lshr(total, constant(unit, 16 - bits))

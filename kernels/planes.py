@@ -118,6 +118,7 @@ _split_8x9, _merge_8x9 = _row_kernel(8, 9, merge=False), _row_kernel(8, 9, merge
 
 @kernel
 def split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+    """Cut rows of 64 words into planes; `table` is the address of (address, shift, mask) of each."""
     kind = np.uint64(transform)
     if word_bytes == 1:
         _split_1x1(address, n_rows, kind, table)
@@ -133,6 +134,7 @@ def split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type
 
 @kernel
 def merge_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+    """Inverse of `split_rows`; the masks are not looked at."""
     kind = np.uint64(transform)
     if word_bytes == 1:
         _merge_1x1(address, n_rows, kind, table)

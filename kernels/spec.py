@@ -39,7 +39,16 @@ RAW: Final = 0  # argument: payload bytes
 CONSTANT: Final = 1  # argument: the symbol; no payload
 RANS8: Final = 2  # argument: payload bytes; 8-bit probabilities, two symbols a renormalisation
 RANS12: Final = 3  # argument: payload bytes; 12-bit probabilities, one symbol a renormalisation
-CODER_NAMES: Final = ("raw", "constant", "rans8", "rans12")
+LZ: Final = 9  # argument: payload bytes; the symbols as bytes, see lz_spec.py
+LZ_WORDS: Final = 10  # argument: payload bytes; the block's words; the other planes are constant 0
+CODER_NAMES: Final = {
+    RAW: "raw",
+    CONSTANT: "constant",
+    RANS8: "rans8",
+    RANS12: "rans12",
+    LZ: "lz",
+    LZ_WORDS: "lz_words",
+}
 
 # --- rANS ---------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 LANES, ROW, SCALE = 32, 64, 4096
-ROUNDS = 5  # of pointer jumping: words are at most 2^5 copies away from a literal
+ROUNDS = 6  # of pointer jumping: words are at most 2^6 copies away from a literal
 HEADER = 16
 
 
