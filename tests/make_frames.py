@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import make_lz
 import numpy as np
 import spec_decoder as spec
 import xxhash
 
 Coded = tuple[int, int, bytes]  # coder, argument, payload
+Choose = Callable[[np.ndarray, int], Coded]  # of symbols and their bits
 CODES = {kind.name: code for code, kind in spec.TYPES.items()}
 
 
@@ -163,7 +165,7 @@ STYLES = ("fair", "random", "few", "unused")
 def any_coder(
     rng: np.random.Generator, symbols: np.ndarray, bits: int, *, exact: bool = False
 ) -> Coded:
-    """One of the coders that can hold these symbols, at random and however wasteful.
+    """One of rANS, raw and constant that can hold these symbols, at random and however wasteful.
 
     ``exact`` asks for tables of symbols that occur, as the document does of encoders: then every
     bit of the payload matters.
@@ -181,6 +183,23 @@ def any_coder(
     p = 8 if choice % 2 else 12
     style = STYLES[rng.integers(0, len(STYLES) - exact)]
     return rans(symbols, p, random_table(rng, symbols, bits, p, style))
+
+
+def by_lz(
+    rng: np.random.Generator, choose: Choose, *, exact: bool = False
+) -> tuple[Choose, Callable[[bytes], bytes | None]]:
+    """`choose` with LZ for some planes, and for some blocks as a whole."""
+
+    def plane(symbols: np.ndarray, bits: int) -> Coded:
+        if bits < 8 or rng.random() < 0.5:
+            return choose(symbols, bits)
+        payload = make_lz.encode(rng, symbols.tobytes(), exact=exact)
+        return spec.LZ, len(payload), payload
+
+    def block(words: bytes) -> bytes | None:
+        return make_lz.encode(rng, words, exact=exact) if rng.random() < 0.4 else None
+
+    return plane, block
 
 
 # --- frames -------------------------------------------------------------------------------------
@@ -205,11 +224,13 @@ def build(
     shape: tuple[int, ...],
     data: bytes,
     block_log: int,
-    choose: Callable[[np.ndarray, int], Coded] | None,
+    choose: Choose | None,
+    choose_block: Callable[[bytes], bytes | None] | None = None,
 ) -> bytes:
     """A frame of ``data`` (little-endian, C order).
 
-    ``choose(symbols, bits)`` codes each plane; None makes a stored frame.
+    ``choose(symbols, bits)`` codes each plane; None makes a stored frame. ``choose_block(words)`` may
+    give an LZ payload for a block of several planes.
     """
     kind = spec.TYPES[CODES[name]]
     words = np.frombuffer(data, f"<u{kind.word_bytes}")
@@ -220,6 +241,12 @@ def build(
         block = words[first : first + size]
         hashes += struct.pack("<Q", padded_hash(block.tobytes()))
         if choose is None:
+            continue
+        whole = choose_block(block.tobytes()) if choose_block and len(kind.planes) > 1 else None
+        if whole is not None:
+            entries += struct.pack("<I", spec.LZ_WORDS << 24 | len(whole))
+            entries += struct.pack("<I", spec.CONSTANT << 24) * (len(kind.planes) - 1)
+            payloads += whole + bytes(-len(whole) % 16)
             continue
         y, shift = transform(kind, block.astype(np.uint64)), 8 * kind.word_bytes
         for bits in kind.planes:
@@ -301,7 +328,12 @@ def random_shape(rng: np.random.Generator, n: int) -> tuple[int, ...]:
 
 
 def random_frame(
-    rng: np.random.Generator, max_words: int = 1000, *, name: str | None = None, exact: bool = False
+    rng: np.random.Generator,
+    max_words: int = 1000,
+    *,
+    name: str | None = None,
+    exact: bool = False,
+    lz: bool = False,
 ) -> Made:
     kind = spec.TYPES[CODES[name] if name else int(rng.integers(1, 21))]
     block_log = int(rng.integers(6, 17)) if rng.random() < 0.3 else int(rng.integers(6, 9))
@@ -314,14 +346,21 @@ def random_frame(
     def choose(symbols: np.ndarray, bits: int) -> Coded:
         return any_coder(rng, symbols, bits, exact=exact)
 
-    frame = build(kind.name, shape, data, block_log, None if stored else choose)
-    label = f"{kind.name}-{content}-{len(data)}B-log{block_log}" + "-stored" * stored
+    if lz:
+        frame = build(kind.name, shape, data, block_log, *by_lz(rng, choose, exact=exact))
+    else:
+        frame = build(kind.name, shape, data, block_log, None if stored else choose)
+    label = f"{kind.name}-{content}-{len(data)}B-log{block_log}" + (
+        "-lz" if lz else "-stored" * stored
+    )
     return Made(label, frame, kind.name, shape, data)
 
 
-def random_frames(seed: int, count: int, max_words: int = 1000) -> Iterator[Made]:
+def random_frames(
+    seed: int, count: int, max_words: int = 1000, *, lz: bool = False
+) -> Iterator[Made]:
     for i in range(count):
-        yield random_frame(np.random.default_rng([seed, i]), max_words)
+        yield random_frame(np.random.default_rng([seed, i]), max_words, lz=lz)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from functools import cache
 import make_frames
 import numpy as np
 import spec_decoder
-from helpers import sample
+from helpers import repetitive, sample
 
 import gpucodec
+from gpucodec import LZConfig, TensorConfig
 
 # name, elements, content, block size: chosen so that together they cover `FEATURES`.
 ENCODED = (
@@ -61,6 +62,27 @@ def encoded() -> list[make_frames.Made]:
     return frames
 
 
+REPEATED = (
+    ("uint8", 700, "text", TensorConfig(256, lz=True)),
+    ("int64", 300, "text", TensorConfig(256, lz=True)),
+    ("int32", 700, "steps", TensorConfig(512, lz=True)),
+    ("bool", 600, "runs", LZConfig()),
+    ("float32", 300, "sparse", LZConfig("ratio")),
+    ("uint8", 401, "text", LZConfig(typesize=2)),
+)
+
+
+def repeated() -> list[make_frames.Made]:
+    """By LZ, written by gpucodec."""
+    frames = []
+    for name, n, content, config in REPEATED:
+        array = repetitive(name, n, content)
+        frame = gpucodec.encode(array, config).tobytes()
+        label = f"repeated-{name}-{n}-{content}"
+        frames.append(make_frames.Made(label, frame, name, array.shape, array.tobytes()))
+    return frames
+
+
 def made(count: int = 30, seed: int = 7, max_words: int = 200) -> list[make_frames.Made]:
     """Frames of the generator in which every table symbol occurs (see the document on encoders)."""
     frames = []
@@ -72,10 +94,20 @@ def made(count: int = 30, seed: int = 7, max_words: int = 200) -> list[make_fram
     return frames
 
 
+def made_lz(count: int = 10, seed: int = 8, max_words: int = 200) -> list[make_frames.Made]:
+    """The same with LZ."""
+    frames = []
+    for i in range(count):
+        rng = np.random.default_rng([seed, i])
+        frame = make_frames.random_frame(rng, max_words, exact=True, lz=True)
+        frames.append(frame._replace(label=f"made-lz-{i:02}-{frame.label}"))
+    return frames
+
+
 @cache
 def all_seeds() -> dict[str, make_frames.Made]:
     """By label; made on first use, since the first use compiles."""
-    return {frame.label: frame for frame in encoded() + made()}
+    return {frame.label: frame for frame in encoded() + made() + repeated() + made_lz()}
 
 
 # Known without encoding, for parametrization.
@@ -83,7 +115,12 @@ LABELS = (
     *(f"encoded-{name}-{n}-{content}" for name, n, content, _ in ENCODED),
     "encoded-patches",
     *(frame.label for frame in made()),
+    *(f"repeated-{name}-{n}-{content}" for name, n, content, _ in REPEATED),
+    *(frame.label for frame in made_lz()),
 )
+
+
+NAMES = {0: "raw", 1: "constant", 2: "rans8", 3: "rans12", 9: "lz", 10: "lz_words"}
 
 
 def features(frame: bytes) -> set[str]:
@@ -100,11 +137,11 @@ def features(frame: bytes) -> set[str]:
         n = min(layout.block_words, layout.n_words - block * layout.block_words)
         planes = zip(entries, layout.payloads[block], layout.type.planes, strict=True)
         for (coder, _), (at, size), bits in planes:
-            name = ("raw", "constant", "rans8", "rans12")[coder]
+            name = NAMES[coder]
             found |= {name, f"{name} {'narrow' if bits < 8 else 'wide'}"}
             if size % 16:
                 found.add("padding")
-            if coder >= spec_decoder.RANS8:
+            if coder in (spec_decoder.RANS8, spec_decoder.RANS12):
                 if frame[at + 4] or frame[at + 5]:
                     found.add("patches")
                 found.add("rows" if n > 64 else "only a tail")
@@ -115,4 +152,5 @@ FEATURES = {
     *("plain", "rotate", "zigzag", "rotate+bias", "0 dims", "1 dims", "dims"),
     *("no block", "one block", "blocks", "padding", "patches", "rows", "stored"),
     *(f"{c}{w}" for c in ("raw", "constant", "rans8", "rans12") for w in ("", " narrow", " wide")),
+    *("lz", "lz_words"),
 }
