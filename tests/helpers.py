@@ -75,7 +75,7 @@ def repetitive(name: str, n: int, content: str, seed: int = 0) -> np.ndarray:
     dtype = numpy_dtype(name)
     if content == "text":
         words = [rng.integers(97, 123, rng.integers(2, 9)) for _ in range(40)]
-        chosen = (words[min(39, int(rng.zipf(1.3)) - 1)] for _ in range(n))
+        chosen = (words[min(39, int(rng.zipf(1.3)) - 1)] for _ in range(n + 1))
         values = np.concatenate([np.append(word, 32) for word in chosen])[:n]
     elif content == "runs":
         values = np.repeat(rng.integers(0, 2, n), rng.integers(1, 90, n))[:n]

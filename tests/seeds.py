@@ -94,7 +94,7 @@ def made(count: int = 30, seed: int = 7, max_words: int = 200) -> list[make_fram
     return frames
 
 
-def made_lz(count: int = 10, seed: int = 8, max_words: int = 200) -> list[make_frames.Made]:
+def made_lz(count: int = 10, seed: int = 8, max_words: int = 80) -> list[make_frames.Made]:
     """The same with LZ."""
     frames = []
     for i in range(count):
