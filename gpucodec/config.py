@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .kernels import spec
@@ -94,13 +94,18 @@ class LZConfig:
         if self.level not in LEVELS:
             message = f"level is {self.level!r}, not one of {', '.join(LEVELS)}"
             raise ValueError(message)
-        if self.typesize not in {None, 1, 2, 4, 8}:
+        if self.typesize not in {None, *TYPESIZES}:
             message = f"typesize is {self.typesize}, not 1, 2, 4 or 8"
             raise ValueError(message)
 
     def block_log(self, word_bytes: int) -> int:
         """log2 of the words of a block, for words of this size."""
         return spec.MAX_BLOCK_LOG + 1 - word_bytes.bit_length()
+
+    def for_elements(self, n_bytes: int) -> LZConfig:
+        """For bytes that hold elements of this size, if they can be told so and no size is given."""
+        known = self.typesize is None and n_bytes in TYPESIZES[1:]
+        return replace(self, typesize=n_bytes) if known else self
 
     def to_json(self) -> dict[str, Any]:
         """The parameters that differ from their defaults."""
@@ -119,5 +124,6 @@ def _given(config: Config) -> dict[str, Any]:
 
 
 Config: TypeAlias = TensorConfig | LZConfig
+TYPESIZES = (1, 2, 4, 8)
 LEVELS = ("fast", "ratio")  # of LZ, as the kernels number them
 DEFAULT_CONFIG = TensorConfig()

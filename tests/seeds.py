@@ -94,12 +94,15 @@ def made(count: int = 30, seed: int = 7, max_words: int = 200) -> list[make_fram
     return frames
 
 
-def made_lz(count: int = 10, seed: int = 8, max_words: int = 80) -> list[make_frames.Made]:
+def made_lz(count: int = 10, seed: int = 8, max_words: int = 100) -> list[make_frames.Made]:
     """The same with LZ."""
     frames = []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        frame = make_frames.random_frame(rng, max_words, exact=True, lz=True)
+        name = ("uint8", "bool", "int16", "bfloat16", "int32", "float32", "uint16", "float64")[
+            i % 8
+        ]
+        frame = make_frames.random_frame(rng, max_words, name=name, exact=True, lz=True)
         frames.append(frame._replace(label=f"made-lz-{i:02}-{frame.label}"))
     return frames
 
