@@ -14,9 +14,9 @@ import numpy as np
 
 from . import lz_match, lz_rows
 from .jit import kernel
-from .lz_code import Counts
 from .lz_ops import SLACK, get64, put64
 from .lz_spec import EXTRA_BYTES, MAX_WORD_BYTES, MAX_WORDS, RIDERS
+from .lz_streams import Counts
 from .spec import LANES, ROW
 
 if TYPE_CHECKING:

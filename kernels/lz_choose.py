@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import lz_code, lz_match, planes
+from . import lz_match, lz_streams, planes
 from .jit import inlined, kernel
 from .lz import CANDIDATES, HASHES, LITERALS, SYMBOLS, SYMBOLS_ROOM, TEXT, plane_table, word_at
 from .lz_ops import (
@@ -115,7 +115,7 @@ def sample_bits(memory, source, n, word_log, rotated, counts):  # type: ignore[n
     split_literals(memory, n_sample, word_log, rotated)
     bits = U(0)
     for s in range(U(1) << word_log):
-        bits += lz_code.entropy(memory + SYMBOLS + s * U(SYMBOLS_ROOM), n_sample, counts)
+        bits += lz_streams.entropy(memory + SYMBOLS + s * U(SYMBOLS_ROOM), n_sample, counts)
     return bits * n // n_sample
 
 
@@ -258,7 +258,7 @@ def detect_word_bytes(raw, counts):  # type: ignore[no-untyped-def]
         cost = np.int64(0)
         n = np.int64(n_runs * run >> k)
         for phase in range(width):
-            cost += np.int64(lz_code.entropy_of(counts[phase], n))
+            cost += np.int64(lz_streams.entropy_of(counts[phase], n))
             for s in range(256):
                 cost += np.int64(counts[phase, s] != 0) << (LOG2_BITS + 2)  # a table's entry
         if k == 3 or cost - (cost >> 5) < least:

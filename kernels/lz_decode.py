@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import lz_code, planes
+from . import lz_streams, planes
 from .checksum import xxh3
 from .jit import inlined, kernel
 from .lz import (
@@ -44,6 +44,7 @@ from .lz_spec import (
     SEQUENCES_AT,
     WORDS_AT,
 )
+from .lz_table import read_table
 from .spec import (
     BAD_HASH,
     BAD_PADDING,
@@ -157,9 +158,7 @@ def _read_streams(memory, at, end, modes, word_bytes, n_literals, n_sequences): 
             continue
         if mode == U(CODED_STREAM):
             any_coded = True
-            status, at, first, last = lz_code.read_table(
-                at, end, memory + FREQUENCIES + s * U(2048)
-            )
+            status, at, first, last = read_table(at, end, memory + FREQUENCIES + s * U(2048))
             put64(memory + LIMITS + s * U(32), first)
             put64(memory + LIMITS + s * U(32) + U(8), last)
             if status == OK and (last > highest or n < U(2)):
@@ -275,7 +274,7 @@ def _decode(payload, size, raw, raw_size, memory):  # type: ignore[no-untyped-de
         for s in range(word_bytes + U(3)):
             if (modes >> (s + s)) & U(3) == U(CODED_STREAM):
                 limits = memory + LIMITS + s * U(32)
-                used += lz_code.decode_stream(
+                used += lz_streams.decode_stream(
                     at + (used << U(1)),
                     n_words - used,
                     n_literals if s < word_bytes else n_sequences,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import lz_code, lz_match
+from . import lz_match, lz_streams
 from .checksum import xxh3
 from .jit import inlined, kernel
 from .lz import (
@@ -30,10 +30,9 @@ from .lz import (
     repeated,
 )
 from .lz_choose import load_block, look_at, sample_bits, split_literals
+from .lz_numbers import CODE_ROW, code_rows
 from .lz_ops import (
-    CODE_ROW,
     clear,
-    code_rows,
     get16,
     get64,
     highest_bit,
@@ -59,6 +58,7 @@ from .lz_spec import (
     SEQUENCES_AT,
     WORDS_AT,
 )
+from .lz_table import write_table
 from .spec import LANES, RANS_STATE_LOW, RANS_STATES_BYTES
 from .vector import copy_bytes
 
@@ -93,7 +93,7 @@ def _plan_streams(memory, n_streams, n_literals, n_sequences, counts):  # type: 
     coded, tables, uncoded, others = U(0), U(0), U(0), U(0)
     for s in range(n_streams):
         n = n_sequences if s + U(3) >= n_streams else n_literals
-        mode, first, last, size, table = lz_code.plan(
+        mode, first, last, size, table = lz_streams.plan(
             memory + SYMBOLS + s * U(SYMBOLS_ROOM), n, memory + FREQUENCIES + s * U(2048), counts
         )
         at = memory + LIMITS + s * U(32)
@@ -118,7 +118,7 @@ def _write_words(memory, n_streams):  # type: ignore[no-untyped-def]
         s = n_streams - U(1) - i
         limits = memory + LIMITS + s * U(32)
         if get64(limits) == U(CODED_STREAM):
-            begin = lz_code.encode_stream(
+            begin = lz_streams.encode_stream(
                 memory + SYMBOLS + s * U(SYMBOLS_ROOM),
                 get64(limits + U(24)),
                 memory + FREQUENCIES + s * U(2048),
@@ -197,7 +197,7 @@ def _encode_payload(  # type: ignore[no-untyped-def]
         modes |= mode << (s + s)
         if mode == U(CODED_STREAM):
             frequencies = memory + FREQUENCIES + s * U(2048)
-            at = lz_code.write_table(frequencies, get64(limits + U(8)), get64(limits + U(16)), at)
+            at = write_table(frequencies, get64(limits + U(8)), get64(limits + U(16)), at)
         elif mode == U(CONSTANT_STREAM):
             put8(at, get64(limits + U(16)))
             at += U(1)

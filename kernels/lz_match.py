@@ -35,22 +35,19 @@ import numpy as np
 
 from . import lz_ops
 from .jit import kernel
+from .lz_depth import deepen, usable32
 from .lz_ops import (
     all_repeat,
-    best_in_window,
     clear,
     copy32,
-    deepen32,
-    deepest32,
     get16,
     get64,
     lowest_bit,
-    mark32,
     put16,
     put64,
     unlike32,
-    usable32,
 )
+from .lz_search import best_in_window, hash_rows
 from .lz_spec import (
     FILL_LEAST,
     GROUP,
@@ -71,11 +68,11 @@ STRIDE = 2 * MAX_WORDS + 64  # bytes from a list of numbers of the sequences to 
 TABLE_BYTES = 8 << HASH_BITS
 SLOTS_BYTES = 8 * (CHUNK + AHEAD)
 
-hash_1 = lz_ops.hash_rows(1, LEAST[0], HASH_BITS)
-hash_2x6, hash_2x3, hash_2x2 = (lz_ops.hash_rows(2, words, HASH_BITS) for words in LEAST)
-hash_4x6, hash_4x3, hash_4x2 = (lz_ops.hash_rows(4, words, HASH_BITS) for words in LEAST)
+hash_1 = hash_rows(1, LEAST[0], HASH_BITS)
+hash_2x6, hash_2x3, hash_2x2 = (hash_rows(2, words, HASH_BITS) for words in LEAST)
+hash_4x6, hash_4x3, hash_4x2 = (hash_rows(4, words, HASH_BITS) for words in LEAST)
 hash_8x4, hash_8x3, hash_8x2 = (
-    lz_ops.hash_rows(8, words, HASH_BITS) for words in (LEAST_OF_8, *LEAST[1:])
+    hash_rows(8, words, HASH_BITS) for words in (LEAST_OF_8, *LEAST[1:])
 )
 _best_fast, _best_ratio = (best_in_window(ways) for ways in LOOKED_AT)
 U = np.uint64
@@ -162,28 +159,6 @@ def _enter_others(hashes, first, table, slots, text, word_log, fill):  # type: i
             slot = get64(entry)
             put64(slots + ((i - first) << U(3)), slot)
             put64(entry, slot << U(16) | i)
-
-
-@kernel
-def _deepen(depths, at, source, length):  # type: ignore[no-untyped-def]
-    """Set the depths of a copy of `length` bytes; up to 32 bytes behind it are zeroed."""
-    distance = at - source
-    if distance >= length:
-        deepen32(depths + at, depths + source, length)
-        done = U(32)
-        while done < length:
-            deepen32(depths + at + done, depths + source + done, length - done)
-            done += U(32)
-        return
-    done = U(0)
-    deepest = U(0)
-    while done < distance:
-        deepest = max(deepest, deepest32(depths + source + done, distance - done))
-        done += U(32)
-    done = U(0)
-    while done < length:
-        mark32(depths + at + done, deepest + U(1), length - done)
-        done += U(32)
 
 
 @kernel
@@ -300,7 +275,7 @@ def parse(  # type: ignore[no-untyped-def]
         literals += p - start
         if distance != U(0):
             repeat = distance
-            _deepen(depths, p, source, length)
+            deepen(depths, p, source, length)
         p += length
         start = p
     done = U(0)
