@@ -109,14 +109,16 @@ def shrink_run(
     occur again, and where most words are one value, every plane is coded in half its size.
     """
     row = dtype.spec
-    by_planes = not row.name.startswith(("float", "bfloat", "complex"))
-    tried: Any = np.ones(len(entries), np.bool_)
+    by_planes = row.transform not in {spec.ROTATE, spec.ROTATE_BIAS}
+    sizes = entries & spec.ENTRY_ARGUMENT_MASK
+    sizes[entries >> spec.ENTRY_CODER_SHIFT == spec.CONSTANT] = 0
+    tried: Any = sizes.sum(axis=1) > spec.ALIGNMENT  # there is something to gain
     if not by_planes:
         n_words = np.full((len(entries), 1), 1 << block_log)
         n_words[-1] = words.size // row.word_bytes - (len(entries) - 1 << block_log)
-        tried = ((entries & spec.ENTRY_ARGUMENT_MASK) <= n_words // 2).all(axis=1)
-        if not tried.any():
-            return size
+        tried &= (sizes <= n_words // 2).all(axis=1)
+    if not tried.any():
+        return size
     shrunk: int = _shrinker().shrink_blocks(
         words,
         1 << block_log,
