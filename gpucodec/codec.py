@@ -13,13 +13,14 @@ from . import buffers, frame as frames, threads as pool
 from .config import DEFAULT_CONFIG, TensorConfig
 from .dtypes import from_numpy
 from .errors import CorruptionError, TruncatedError
-from .kernels import spec
+from .kernels import quantspec, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from .buffers import Bytes
     from .frame import Frame
+    from .quant import QuantizeConfig, QuantizedInfo
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,11 +37,22 @@ def _engine() -> Any:
     return cpu
 
 
+def _quantized() -> Any:
+    """The codec of quantized tensors, which is built on this one."""
+    from .quant import codec
+
+    return codec
+
+
+def _is_quantized(raw: Bytes) -> bool:
+    return raw[: len(quantspec.MAGIC)].tobytes() == quantspec.MAGIC
+
+
 class BadBlock(NamedTuple):
     """A block that could not be decoded."""
 
     block: int
-    """Its number in the frame."""
+    """Its number in the frame; of a quantized tensor, in the part that `reason` names."""
     start: int
     """Offset of its first decoded byte."""
     stop: int
@@ -126,7 +138,7 @@ def decode(
     threads: int | None = None,
     salvage: bool = False,
 ) -> Any:
-    """Decode a frame and check every hash.
+    """Decode a frame and check every hash; that of a quantized tensor is dequantized, too.
 
     Parameters
     ----------
@@ -155,7 +167,12 @@ def decode(
         `out` has another size.
 
     """
-    [result] = _decode([(buffers.encoded(frame), out)], limit, threads, salvage=salvage)
+    raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        return _quantized().decode_quantized(
+            raw, out, limit=limit, threads=threads, salvage=salvage
+        )
+    [result] = _decode([(raw, out)], limit, threads, salvage=salvage)
     return result if salvage else result.array
 
 
@@ -193,8 +210,15 @@ def decode_batch(
     if len(targets) != len(items):
         message = f"out has {len(targets)} targets for {len(items)} frames"
         raise ValueError(message)
-    pairs = list(zip(items, targets, strict=True))
-    return [result.array for result in _decode(pairs, limit, threads)]
+    quantized = [i for i, raw in enumerate(items) if _is_quantized(raw)]
+    plain = [i for i in range(len(items)) if i not in set(quantized)]
+    decoded = _decode([(items[i], targets[i]) for i in plain], limit, threads)
+    results: list[Any] = [None] * len(items)
+    for i, result in zip(plain, decoded, strict=True):
+        results[i] = result.array
+    for i in quantized:
+        results[i] = decode(items[i], targets[i], limit=limit, threads=threads)
+    return results
 
 
 def decode_blocks(
@@ -231,9 +255,12 @@ def decode_blocks(
     _raise_if_damaged(frame, status, first)
 
 
-def inspect(frame: Any) -> FrameInfo:
+def inspect(frame: Any) -> FrameInfo | QuantizedInfo:
     """What a frame's header and table say; nothing is decoded."""
-    return describe(frames.parse(buffers.encoded(frame)))
+    raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        return _quantized().inspect(raw)  # type: ignore[no-any-return]
+    return describe(frames.parse(raw))
 
 
 def describe(parsed: Frame) -> FrameInfo:
@@ -267,6 +294,9 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
 
     """
     raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        _quantized().verify(raw, threads=threads)
+        return
     parsed = frames.parse(raw)
     step = max(1, VERIFY_BYTES // parsed.block_bytes)
     scratch = np.empty(min(step * parsed.block_bytes, parsed.decoded_bytes), np.uint8)
@@ -279,11 +309,16 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
 
 
 def max_encoded_size(
-    shape: int | Sequence[int], dtype: Any, config: TensorConfig | None = None
+    shape: int | Sequence[int], dtype: Any, config: TensorConfig | QuantizeConfig | None = None
 ) -> int:
-    """The most bytes that a frame of an array of this shape and data type can have."""
+    """The most bytes that a frame of an array of this shape and data type can have.
+
+    For a `QuantizeConfig` that is when every value is an exception: more than the array.
+    """
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     found = from_numpy(np.dtype(dtype))
+    if config is not None and not isinstance(config, TensorConfig):
+        return _quantized().max_encoded_bytes(found, dims, config)  # type: ignore[no-any-return]
     block_log = (config or DEFAULT_CONFIG).block_log(found.spec.word_bytes)
     return frames.max_encoded_bytes(found, dims, block_log)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""zarr v3: the serializer `TensorCodec`, the batching `Pipeline`, data types for bfloat16, float8.
+"""zarr v3: the serializers `TensorCodec` and `QuantizeCodec`, the batching `Pipeline`, data types for bfloat16, float8.
 
 Stores that use them open without an import of this module: zarr finds them by entry points.
 """
@@ -20,6 +20,7 @@ from .dtypes import (
     Float8E8M0FNU,
 )
 from .pipeline import Pipeline
+from .quantize import QuantizeCodec
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -32,6 +33,7 @@ __all__ = [
     "Float8E5M2FNUZ",
     "Float8E8M0FNU",
     "Pipeline",
+    "QuantizeCodec",
     "TensorCodec",
     "enable",
 ]

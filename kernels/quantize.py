@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blockwise quantization of rows: one pass over each block, or two if a value needs care.
+
+An array is `n_rows` rows; each row is cut into blocks, the last of which may be shorter. Codes
+of a row start at a byte of their own. Memory is named by 64-bit addresses; the caller guarantees
+that it is large enough.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from . import codebook
+from .blockwise import (
+    EXTENT,
+    SIGNED,
+    decode_units,
+    encode_units,
+    first_sign,
+    flag_units,
+    scan,
+    scan_of,
+)
+from .elements import HIGH_FIRST, NIBBLES, has_negative_zero
+from .jit import SOURCES, entry_point, kernel
+from .lanes import LANES
+from .minifloat import FLOAT32
+from .quantspec import DYNAMIC8, E8M0, INT4, INT4_DIVISOR, MAX_BLOCK_LOG, STOCHASTIC
+from .scales import (
+    choose_scale,
+    decoding,
+    extent_scale,
+    float_of,
+    load_scale,
+    log8_scale,
+    read8,
+    store_scale,
+    write8,
+)
+
+_U32, _U64, _I64, _F32 = types.uint32, types.uint64, types.int64, types.float32
+_MAGNITUDE = np.uint32(0x7FFFFFFF)
+_SCRATCH = 4 << MAX_BLOCK_LOG  # bytes of a block of float32
+_LARGE = np.array([253 << 23, 253 << 23, 141 << 23], np.uint32)  # 2^126, 2^126 and 2^14 by dtype
+
+
+@kernel
+def _copy(source, target, n_bytes):  # type: ignore[no-untyped-def]
+    """Copy a few bytes between addresses (uint64)."""
+    for i in range(np.uint64(n_bytes)):
+        write8(target + i, read8(source + i))
+
+
+@kernel
+def _pad(source, target, n, size):  # type: ignore[no-untyped-def]
+    """Copy `n` elements of `size` bytes and fill up the unit with the first one, which changes
+    no extreme.
+    """
+    _copy(source, target, n * size)
+    for i in range(n, (n + LANES - 1) // LANES * LANES):
+        _copy(source, target + np.uint64(i * size), size)
+
+
+@kernel
+def _emit(codes, target, marks, flags, n, halved, mask):  # type: ignore[no-untyped-def]
+    """Copy codes and flags of `n` elements out of scratch memory; how many flags are set."""
+    n_bytes = (n + halved) >> halved
+    _copy(codes, target, n_bytes)
+    if halved and n % 2 != 0:
+        last = target + np.uint64(n_bytes - 1)
+        write8(last, read8(last) & mask)
+    count = 0
+    for i in range(np.uint64(n)):
+        if read8(marks + i) != 0:
+            write8(flags + i, np.uint32(1))
+            count += 1
+    return count
+
+
+def _quantizer(sources: str, element: int, dtype: int, rounding: int) -> Any:
+    kind, signed_zero = scan_of(element), int(has_negative_zero(element))
+    size, halved = 4 if dtype == FLOAT32 else 2, int(element in NIBBLES)
+    last_nibble = 0xF0 if element in HIGH_FIRST else 0x0F
+
+    @entry_point(
+        _I64(
+            *(_U64, _I64, _I64, _I64, _U64, _U64, _U64, _U64),
+            *(_I64, _I64, _F32, _I64, _I64, _F32),
+            *(types.boolean, _F32, _F32, _U64, _U32, _U32, _U64, _U64),
+        )
+    )
+    def quantize_rows(
+        source,
+        n_rows,
+        row,
+        block,
+        codes,
+        scales,
+        offsets,
+        flags,
+        scale_type,
+        mode,
+        largest,
+        power,
+        mantissa,
+        tensor_scale,
+        bounded,
+        absolute,
+        relative,
+        index,
+        key,
+        other_key,
+        table,
+        values_table,
+    ):
+        """Quantize rows of `row` elements in blocks of `block`; how many values were flagged.
+
+        `source`, `codes`, `scales`, `offsets` and `flags` (a byte an element, all zero) are
+        addresses; `index` is the number of the first element, for stochastic rounding.
+        """
+        assert sources
+        scratch = np.empty((4, _SCRATCH), np.uint8)
+        decoded, padded = np.uint64(scratch[0].ctypes.data), np.uint64(scratch[1].ctypes.data)
+        some_codes, some_flags = (
+            np.uint64(scratch[2].ctypes.data),
+            np.uint64(scratch[3].ctypes.data),
+        )
+        n_blocks = (row + block - 1) // block
+        row_bytes = (row + halved) >> halved
+        count = 0
+        for r in range(n_rows):
+            for b in range(n_blocks):
+                n = min(block, row - b * block)
+                n_units = np.uint64((n + LANES - 1) // LANES)
+                first = np.uint64(r * row + b * block)
+                place = np.uint64(r * n_blocks + b)
+                values = source + first * np.uint64(size)
+                target = codes + np.uint64(r * row_bytes + (b * block >> halved))
+                written, marks = target, flags + first
+                short = n % LANES != 0
+                if short:
+                    _pad(values, padded, n, size)
+                    values, written, marks = padded, some_codes, some_flags
+                    for i in range(LANES * n_units):
+                        write8(marks + i, np.uint32(0))
+                least, most, odd = scan(kind, signed_zero, dtype, values, n_units)
+                low, offset, keep = np.uint32(0), np.float32(0), False
+                magnitude = max(least, most)
+                if kind <= SIGNED:
+                    peak, divisor = float_of(magnitude), largest
+                    if element == INT4 and scale_type < E8M0:
+                        divisor = np.float32(INT4_DIVISOR)
+                        if most > least or (
+                            most == least and first_sign(dtype, values, n_units, most) != 0
+                        ):
+                            peak = -peak
+                    stored, factor, keep = choose_scale(
+                        peak, scale_type, mode, largest, power, mantissa, divisor, tensor_scale
+                    )
+                elif kind == EXTENT:
+                    magnitude = max(least & _MAGNITUDE, most & _MAGNITUDE)
+                    stored, low, factor, offset, keep = extent_scale(
+                        least, most, scale_type, largest
+                    )
+                else:
+                    stored, low, factor, offset = log8_scale(least, most)
+                    magnitude = stored
+                store_scale(scales, place, scale_type, stored)
+                if kind > SIGNED:
+                    store_scale(offsets, place, scale_type, low)
+                position = np.uint32(index + first)
+                encode_units(
+                    element,
+                    dtype,
+                    rounding,
+                    values,
+                    n_units,
+                    written,
+                    factor,
+                    offset,
+                    table,
+                    position,
+                    key,
+                    other_key,
+                )
+                if odd != 0 or keep or bounded or magnitude >= _LARGE[dtype]:
+                    factor, offset = decoding(element, stored, low, scale_type, tensor_scale)
+                    decode_units(
+                        element, dtype, written, n_units, decoded, factor, offset, values_table
+                    )
+                    kept = np.uint32(0xFFFFFFFF) if keep else np.uint32(0)
+                    found = flag_units(
+                        element, dtype, values, decoded, n_units, marks, kept, absolute, relative
+                    )
+                    count += 0 if short else np.int64(found)
+                if short:
+                    count += _emit(
+                        written, target, marks, flags + first, n, halved, np.uint32(last_nibble)
+                    )
+        return count
+
+    return quantize_rows
+
+
+def _dequantizer(sources: str, element: int, dtype: int) -> Any:
+    size, halved = 4 if dtype == FLOAT32 else 2, int(element in NIBBLES)
+    has_offsets = scan_of(element) > SIGNED
+
+    @entry_point(types.void(*(_U64, _I64, _I64, _I64, _U64, _U64, _U64), *(_I64, _F32, _U64)))
+    def dequantize_rows(
+        codes, n_rows, row, block, scales, offsets, out, scale_type, tensor_scale, table
+    ):
+        """Inverse of `quantize_rows`, but for the flagged values."""
+        assert sources
+        scratch = np.empty((2, _SCRATCH), np.uint8)
+        some_codes = np.uint64(scratch.ctypes.data)
+        decoded = some_codes + np.uint64(_SCRATCH)
+        n_blocks = (row + block - 1) // block
+        row_bytes = (row + halved) >> halved
+        for r in range(n_rows):
+            for b in range(n_blocks):
+                n = min(block, row - b * block)
+                n_units = np.uint64((n + LANES - 1) // LANES)
+                place = np.uint64(r * n_blocks + b)
+                source = codes + np.uint64(r * row_bytes + (b * block >> halved))
+                values = out + np.uint64((r * row + b * block) * size)
+                target = values
+                short = n % LANES != 0
+                if short:
+                    _copy(source, some_codes, (n + halved) >> halved)
+                    source, target = some_codes, decoded
+                stored, low = load_scale(scales, place, scale_type), np.uint32(0)
+                if has_offsets:
+                    low = load_scale(offsets, place, scale_type)
+                factor, offset = decoding(element, stored, low, scale_type, tensor_scale)
+                decode_units(element, dtype, source, n_units, target, factor, offset, table)
+                if short:
+                    _copy(decoded, values, n * size)
+
+    return dequantize_rows
+
+
+def _measurer(sources: str, dtype: int) -> Any:
+    size = 4 if dtype == FLOAT32 else 2
+
+    @entry_point(types.UniTuple(_F32, 3)(_U64, _I64))
+    def measure(source, n):
+        """(smallest, largest, largest magnitude) of the finite ones of `n` elements; NaN, NaN and
+        0 without any.
+        """
+        assert sources
+        scratch = np.empty(_SCRATCH, np.uint8)
+        n_units = np.uint64(n // LANES)
+        least, most, _ = scan(EXTENT, 1, dtype, source, n_units)
+        rest = n % LANES
+        low, high = float_of(least), float_of(most)
+        if rest:
+            padded = np.uint64(scratch.ctypes.data)
+            _pad(source + np.uint64((n - rest) * size), padded, rest, size)
+            least, most, _ = scan(EXTENT, 1, dtype, padded, np.uint64(1))
+            a, z = float_of(least), float_of(most)
+            low = a if not low <= a else low
+            high = z if not high >= z else high
+        peak = max(abs(low), abs(high))
+        return low, high, peak if peak >= 0 else np.float32(0)
+
+    return measure
+
+
+@cache
+def quantizer(element: int, dtype: int, rounding: int) -> Any:
+    """`quantize_rows` for a format, an array type and a rounding; compiled when first asked for."""
+    return _quantizer(SOURCES, element, dtype, rounding)
+
+
+@cache
+def dequantizer(element: int, dtype: int) -> Any:
+    """`dequantize_rows` for a format and an array type."""
+    return _dequantizer(SOURCES, element, dtype)
+
+
+@cache
+def measurer(dtype: int) -> Any:
+    """`measure` for an array type."""
+    return _measurer(SOURCES, dtype)
+
+
+def tables(element: int, rounding: int) -> tuple[int, int]:
+    """Addresses of the codebooks for encoding and decoding; 0 for formats without one."""
+    if element != DYNAMIC8:
+        return 0, 0
+    book = codebook.BELOW if rounding == STOCHASTIC else codebook.NEAREST
+    return book.ctypes.data, codebook.DYNAMIC8.ctypes.data
