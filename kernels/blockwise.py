@@ -23,9 +23,11 @@ from .lanes import (
     Lanes,
     advanced,
     load_lanes,
+    numbered,
     spread,
     store_lanes,
 )
+from .lookups import HAS_LOOKUP256, WIDE, lookup16, lookup256
 from .minifloat import FLOAT32, SIGN, narrowed, smallest_normal, widened
 from .vector import I64, constant, loop
 
@@ -228,10 +230,9 @@ def _load_codes(builder: Any, source: Any, unit: Any, element: int) -> Lanes:
         return load_lanes(builder, advanced(builder, source, unit, LANES), 8).resized(32)
     half = LANES // 2
     pair = load_lanes(builder, advanced(builder, source, unit, half), 8, half)
-    low, high = pair & 15, pair >> 4
-    even, odd = (high, low) if element in HIGH_FIRST else (low, high)
-    order = [lane // 2 + half * (lane % 2) for lane in range(LANES)]
-    return even.shuffled(odd, order).resized(32)
+    twice = pair.shuffled(pair, [lane // 2 for lane in range(LANES)]).resized(32)
+    shifts = [0, 4] if element not in HIGH_FIRST else [4, 0]
+    return (twice >> twice.listed(shifts * half)) & 15
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -253,12 +254,38 @@ def decode_units(
         *_, source, count, target, scale, low, book = arguments
         block = Block(spread(builder, scale), spread(builder, low), None, book)
 
+        def decode(code: Lanes) -> Lanes:
+            return narrowed(DECODE[form](code, block), number)
+
+        if form in NIBBLES:  # all 16 codes are decoded once for the block
+            table = decode(numbered(builder)).resized(32)
+
+            def decode(code: Lanes) -> Lanes:
+                return lookup16(table, code).resized(8 * _bytes(number))
+
+        size = LANES * _bytes(number)
+
         def unit(i: Any, _state: Any) -> list[Any]:
-            y = DECODE[form](_load_codes(builder, source, i, form), block)
-            size = LANES * _bytes(number)
-            store_lanes(narrowed(y, number), advanced(builder, target, i, size))
+            values = decode(_load_codes(builder, source, i, form))
+            store_lanes(values, advanced(builder, target, i, size))
             return []
 
+        def wide(i: Any, _state: Any) -> list[Any]:
+            at = advanced(builder, source, i, WIDE * LANES)
+            planes = builder.add(book, constant(I64, 4 * 256))
+            place = advanced(builder, target, i, WIDE * size)
+            for n, item in enumerate(lookup256(planes, load_lanes(builder, at, 8, WIDE * LANES))):
+                values = narrowed(item.floats() * block.scale, number)
+                store_lanes(values, builder.add(place, constant(I64, n * size)))
+            return []
+
+        if form == spec.DYNAMIC8 and HAS_LOOKUP256:
+            loop(builder, builder.lshr(count, constant(I64, 2)), [], wide)
+            done = builder.and_(count, constant(I64, -WIDE))
+            rest = builder.sub(count, done)
+            source = advanced(builder, source, done, LANES)
+            target = advanced(builder, target, done, size)
+            count = rest
         loop(builder, count, [], unit)
 
     return types.void(element, dtype, _U64, _U64, _U64, _F32, _F32, _U64), generate

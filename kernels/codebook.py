@@ -48,6 +48,10 @@ ZERO_CODE = 127
 DYNAMIC8 = np.concatenate(
     [-_POSITIVE[::-1], np.zeros(1, np.float32), _POSITIVE, np.ones(1, np.float32)]
 )
+# As `lookups.lookup256` takes it: all lowest bytes, all second ones, and so on.
+DYNAMIC8_PLANES = np.ascontiguousarray(DYNAMIC8.view(np.uint8).reshape(-1, 4).T)
+# For decoding: the entries, and their planes.
+DECODING = np.concatenate([DYNAMIC8.view(np.uint8), DYNAMIC8_PLANES.reshape(-1)])
 
 # A magnitude's top bits number a bucket so narrow that at most one boundary lies in it.
 BUCKET_SHIFT = 17  # exponent and six bits of mantissa

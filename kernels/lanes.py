@@ -52,6 +52,10 @@ class Lanes:
         """A number in every lane of this type."""
         return self.new(constant(self.value.type, number))
 
+    def listed(self, numbers: list[int]) -> Lanes:
+        """A constant of this type, lane by lane."""
+        return self.new(ir.Constant(self.value.type, numbers))
+
     def _binary(self, other: Any, for_integers: str, for_floats: str) -> Lanes:
         name = for_floats if self.element == F32 else for_integers
         return self.new(getattr(self.builder, name)(self.value, self.like(other)))
@@ -187,3 +191,8 @@ def gathered(builder: Any, index: Lanes, address: Any, bits: int) -> Lanes:
         item = load(builder, advanced(builder, address, entry, bits // 8), kind.element)
         result = builder.insert_element(result, item, where)
     return Lanes(builder, result)
+
+
+def numbered(builder: Any) -> Lanes:
+    """The number of each lane, in 32 bits."""
+    return Lanes(builder, ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(LANES))))

@@ -294,4 +294,4 @@ def tables(element: int, rounding: int) -> tuple[int, int]:
     if element != DYNAMIC8:
         return 0, 0
     book = codebook.BELOW if rounding == STOCHASTIC else codebook.NEAREST
-    return book.ctypes.data, codebook.DYNAMIC8.ctypes.data
+    return book.ctypes.data, codebook.DECODING.ctypes.data
