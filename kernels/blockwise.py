@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a block as intrinsics over units of 16 elements.
+"""The steps of encoding a block as intrinsics over units of 16 elements.
 
 Addresses are 64-bit integers. `element` and `dtype` are literals: each pair is code of its own.
 A unit is always read and written whole, so the last one of a row goes through scratch memory.
@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import quantspec as spec
-from .elements import DECODE, ENCODE, HIGH_FIRST, NIBBLES, Block
+from .elements import ENCODE, HIGH_FIRST, NIBBLES, Block
 from .lanes import (
     INFINITY_BITS,
     LANES,
@@ -27,8 +27,7 @@ from .lanes import (
     spread,
     store_lanes,
 )
-from .lookups import HAS_LOOKUP256, WIDE, lookup16, lookup256
-from .minifloat import FLOAT32, SIGN, narrowed, smallest_normal, widened
+from .minifloat import SIGN, n_bytes, smallest_normal, widened
 from .vector import I64, constant, loop
 
 ABSOLUTE = 0  # 0 and the largest magnitude
@@ -48,13 +47,9 @@ def scan_of(element: int) -> int:
     return POSITIVE if element == spec.LOG8 else ABSOLUTE
 
 
-def _bytes(dtype: int) -> int:
-    return 4 if dtype == FLOAT32 else 2
-
-
 def _load(builder: Any, address: Any, unit: Any, dtype: int) -> Lanes:
     """Unit number `unit` of an array as float32."""
-    size = _bytes(dtype)
+    size = n_bytes(dtype)
     where = advanced(builder, address, unit, LANES * size)
     return widened(load_lanes(builder, where, 8 * size), dtype)
 
@@ -185,7 +180,7 @@ def encode_units(
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> None:
         *_, address, count, target, scale, low, book, position, key, other = arguments
         shared = Block(spread(builder, scale), spread(builder, low), None, book)
-        lane = Lanes(builder, ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(LANES))))
+        lane = numbered(builder)
         keys = spread(builder, key), spread(builder, other)
         first = spread(builder, position) + lane
 
@@ -223,72 +218,6 @@ def _store_codes(builder: Any, code: Lanes, target: Any, unit: Any, element: int
     even, odd = (code.shuffled(code, list(range(i, LANES, 2))) for i in (0, 1))
     low, high = (odd, even) if element in HIGH_FIRST else (even, odd)
     store_lanes((low | high << 4).resized(8), advanced(builder, target, unit, LANES // 2))
-
-
-def _load_codes(builder: Any, source: Any, unit: Any, element: int) -> Lanes:
-    if element not in NIBBLES:
-        return load_lanes(builder, advanced(builder, source, unit, LANES), 8).resized(32)
-    half = LANES // 2
-    pair = load_lanes(builder, advanced(builder, source, unit, half), 8, half)
-    twice = pair.shuffled(pair, [lane // 2 for lane in range(LANES)]).resized(32)
-    shifts = [0, 4] if element not in HIGH_FIRST else [4, 0]
-    return (twice >> twice.listed(shifts * half)) & 15
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def decode_units(
-    typing_context: Any,
-    element: Any,
-    dtype: Any,
-    codes: Any,
-    n_units: Any,
-    out: Any,
-    factor: Any,
-    offset: Any,
-    table: Any,
-) -> Any:
-    """Values of a block's codes, rounded to the array's type."""
-    form, number = element.literal_value, dtype.literal_value
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> None:
-        *_, source, count, target, scale, low, book = arguments
-        block = Block(spread(builder, scale), spread(builder, low), None, book)
-
-        def decode(code: Lanes) -> Lanes:
-            return narrowed(DECODE[form](code, block), number)
-
-        if form in NIBBLES:  # all 16 codes are decoded once for the block
-            table = decode(numbered(builder)).resized(32)
-
-            def decode(code: Lanes) -> Lanes:
-                return lookup16(table, code).resized(8 * _bytes(number))
-
-        size = LANES * _bytes(number)
-
-        def unit(i: Any, _state: Any) -> list[Any]:
-            values = decode(_load_codes(builder, source, i, form))
-            store_lanes(values, advanced(builder, target, i, size))
-            return []
-
-        def wide(i: Any, _state: Any) -> list[Any]:
-            at = advanced(builder, source, i, WIDE * LANES)
-            planes = builder.add(book, constant(I64, 4 * 256))
-            place = advanced(builder, target, i, WIDE * size)
-            for n, item in enumerate(lookup256(planes, load_lanes(builder, at, 8, WIDE * LANES))):
-                values = narrowed(item.floats() * block.scale, number)
-                store_lanes(values, builder.add(place, constant(I64, n * size)))
-            return []
-
-        if form == spec.DYNAMIC8 and HAS_LOOKUP256:
-            loop(builder, builder.lshr(count, constant(I64, 2)), [], wide)
-            done = builder.and_(count, constant(I64, -WIDE))
-            rest = builder.sub(count, done)
-            source = advanced(builder, source, done, LANES)
-            target = advanced(builder, target, done, size)
-            count = rest
-        loop(builder, count, [], unit)
-
-    return types.void(element, dtype, _U64, _U64, _U64, _F32, _F32, _U64), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]

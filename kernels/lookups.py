@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from .lanes import LANES, Lanes, advanced, gathered, load_lanes
+from .lanes import LANES, Lanes, gathered, load_lanes
 from .simd import LEVEL
 from .vector import I64, constant
 
@@ -58,38 +58,29 @@ def _permuted8(table: Lanes, half: int, index: Lanes) -> Lanes:
     return found[0].shuffled(found[1], list(range(LANES)))
 
 
-def lookup256(address: Any, index: Lanes) -> list[Lanes]:
-    """Items of 32 bits for 64 bytes of `index`, as `WIDE` units of 16.
-
-    At `address` lie the lowest bytes of the table's 256 items, then the next higher ones, and so on.
+def table256(builder: Any, address: Any) -> list[Any]:
+    """Registers for `lookup256`. At `address` lie the lowest bytes of 256 items of 32 bits, then the
+    next higher ones, and so on.
     """
-    b = index.builder
+    offsets = (constant(I64, _BYTES * i) for i in range(4 * 256 // _BYTES))
+    return [load_lanes(builder, builder.add(address, at), 8, _BYTES).value for at in offsets]
+
+
+def lookup256(table: list[Any], index: Lanes) -> list[Lanes]:
+    """Items of 32 bits for 64 bytes of `index`, as `WIDE` units of 16."""
+    b, kind = index.builder, index.value.type
     # The unpacking below works within quarters of a register: a transposition gives it its order.
     dwords = Lanes(b, b.bitcast(index.value, ir.VectorType(ir.IntType(32), LANES)))
     order = [i // 4 + 4 * (i % 4) for i in range(LANES)]
-    index = Lanes(b, b.bitcast(dwords.shuffled(dwords, order).value, index.value.type))
+    index = Lanes(b, b.bitcast(dwords.shuffled(dwords, order).value, kind))
     upper = index.compare(">=", 128)
-    planes = []
-    for plane in range(4):
-        where = b.add(address, constant(I64, 256 * plane))
-        quarters = [
-            load_lanes(b, advanced(b, where, constant(I64, i), _BYTES), 8, _BYTES).value
-            for i in range(4)
-        ]
-        low, high = (
-            index.new(
-                _call(
-                    index,
-                    "llvm.x86.avx512.vpermi2var.qi.512",
-                    index.value.type,
-                    quarters[half],
-                    index.value,
-                    quarters[half + 1],
-                )
-            )
-            for half in (0, 2)
-        )
-        planes.append(upper.where(high, low))
+
+    def half(low: Any, high: Any) -> Lanes:
+        name = "llvm.x86.avx512.vpermi2var.qi.512"
+        return index.new(_call(index, name, kind, low, index.value, high))
+
+    halves = [half(*table[i : i + 2]) for i in range(0, len(table), 2)]
+    planes = [upper.where(halves[i + 1], halves[i]) for i in range(0, len(halves), 2)]
     words = [_unpacked(*planes[i : i + 2], 8) for i in (0, 2)]
     return [item for pair in zip(*words, strict=True) for item in _unpacked(*pair, 16)]
 
@@ -102,7 +93,9 @@ def _unpacked(low: Lanes, high: Lanes, bits: int) -> list[Lanes]:
     quarter, b = count // 4, low.builder
     results = []
     for half in (0, 1):
-        places = [quarter * q + quarter // 2 * half + i for q in range(4) for i in range(quarter // 2)]
+        places = [
+            quarter * q + quarter // 2 * half + i for q in range(4) for i in range(quarter // 2)
+        ]
         joined = low.shuffled(high, [where + count * which for where in places for which in (0, 1)])
         kind = ir.VectorType(ir.IntType(2 * bits), count // 2)
         results.append(Lanes(b, b.bitcast(joined.value, kind)))

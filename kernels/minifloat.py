@@ -98,6 +98,11 @@ def decode_signed(code: Lanes, form: Minifloat) -> Lanes:
     return (magnitude.bits() | sign).floats()
 
 
+def n_bytes(dtype: int) -> int:
+    """Bytes of an element of an array type."""
+    return 4 if dtype == FLOAT32 else 2
+
+
 def widened(pattern: Lanes, dtype: int) -> Lanes:
     """Elements of an array type, 32 or 16 bits wide, as float32."""
     if dtype == FLOAT32:

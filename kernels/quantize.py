@@ -18,41 +18,33 @@ from . import codebook
 from .blockwise import (
     EXTENT,
     SIGNED,
-    decode_units,
     encode_units,
     first_sign,
     flag_units,
     scan,
     scan_of,
 )
+from .dequantize import SCRATCH_BYTES, decode_units
 from .elements import HIGH_FIRST, NIBBLES, has_negative_zero
 from .jit import SOURCES, entry_point, kernel
 from .lanes import LANES
-from .minifloat import FLOAT32
-from .quantspec import DYNAMIC8, E8M0, INT4, INT4_DIVISOR, MAX_BLOCK_LOG, STOCHASTIC
+from .minifloat import n_bytes
+from .quantspec import DYNAMIC8, E8M0, INT4, INT4_DIVISOR, STOCHASTIC
 from .scales import (
     choose_scale,
     decoding,
     extent_scale,
     float_of,
-    load_scale,
     log8_scale,
     read8,
     store_scale,
     write8,
 )
+from .vector import copy_bytes
 
 _U32, _U64, _I64, _F32 = types.uint32, types.uint64, types.int64, types.float32
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
-_SCRATCH = 4 << MAX_BLOCK_LOG  # bytes of a block of float32
 _LARGE = np.array([253 << 23, 253 << 23, 141 << 23], np.uint32)  # 2^126, 2^126 and 2^14 by dtype
-
-
-@kernel
-def _copy(source, target, n_bytes):  # type: ignore[no-untyped-def]
-    """Copy a few bytes between addresses (uint64)."""
-    for i in range(np.uint64(n_bytes)):
-        write8(target + i, read8(source + i))
 
 
 @kernel
@@ -60,18 +52,18 @@ def _pad(source, target, n, size):  # type: ignore[no-untyped-def]
     """Copy `n` elements of `size` bytes and fill up the unit with the first one, which changes
     no extreme.
     """
-    _copy(source, target, n * size)
+    copy_bytes(target, source, n * size)
     for i in range(n, (n + LANES - 1) // LANES * LANES):
-        _copy(source, target + np.uint64(i * size), size)
+        copy_bytes(target + np.uint64(i * size), source, size)
 
 
 @kernel
 def _emit(codes, target, marks, flags, n, halved, mask):  # type: ignore[no-untyped-def]
     """Copy codes and flags of `n` elements out of scratch memory; how many flags are set."""
-    n_bytes = (n + halved) >> halved
-    _copy(codes, target, n_bytes)
+    size = (n + halved) >> halved
+    copy_bytes(target, codes, size)
     if halved and n % 2 != 0:
-        last = target + np.uint64(n_bytes - 1)
+        last = target + np.uint64(size - 1)
         write8(last, read8(last) & mask)
     count = 0
     for i in range(np.uint64(n)):
@@ -83,7 +75,7 @@ def _emit(codes, target, marks, flags, n, halved, mask):  # type: ignore[no-unty
 
 def _quantizer(sources: str, element: int, dtype: int, rounding: int) -> Any:
     kind, signed_zero = scan_of(element), int(has_negative_zero(element))
-    size, halved = 4 if dtype == FLOAT32 else 2, int(element in NIBBLES)
+    size, halved = n_bytes(dtype), int(element in NIBBLES)
     last_nibble = 0xF0 if element in HIGH_FIRST else 0x0F
 
     @entry_point(
@@ -123,7 +115,7 @@ def _quantizer(sources: str, element: int, dtype: int, rounding: int) -> Any:
         addresses; `index` is the number of the first element, for stochastic rounding.
         """
         assert sources
-        scratch = np.empty((4, _SCRATCH), np.uint8)
+        scratch = np.empty((4, SCRATCH_BYTES), np.uint8)
         decoded, padded = np.uint64(scratch[0].ctypes.data), np.uint64(scratch[1].ctypes.data)
         some_codes, some_flags = (
             np.uint64(scratch[2].ctypes.data),
@@ -206,46 +198,8 @@ def _quantizer(sources: str, element: int, dtype: int, rounding: int) -> Any:
     return quantize_rows
 
 
-def _dequantizer(sources: str, element: int, dtype: int) -> Any:
-    size, halved = 4 if dtype == FLOAT32 else 2, int(element in NIBBLES)
-    has_offsets = scan_of(element) > SIGNED
-
-    @entry_point(types.void(*(_U64, _I64, _I64, _I64, _U64, _U64, _U64), *(_I64, _F32, _U64)))
-    def dequantize_rows(
-        codes, n_rows, row, block, scales, offsets, out, scale_type, tensor_scale, table
-    ):
-        """Inverse of `quantize_rows`, but for the flagged values."""
-        assert sources
-        scratch = np.empty((2, _SCRATCH), np.uint8)
-        some_codes = np.uint64(scratch.ctypes.data)
-        decoded = some_codes + np.uint64(_SCRATCH)
-        n_blocks = (row + block - 1) // block
-        row_bytes = (row + halved) >> halved
-        for r in range(n_rows):
-            for b in range(n_blocks):
-                n = min(block, row - b * block)
-                n_units = np.uint64((n + LANES - 1) // LANES)
-                place = np.uint64(r * n_blocks + b)
-                source = codes + np.uint64(r * row_bytes + (b * block >> halved))
-                values = out + np.uint64((r * row + b * block) * size)
-                target = values
-                short = n % LANES != 0
-                if short:
-                    _copy(source, some_codes, (n + halved) >> halved)
-                    source, target = some_codes, decoded
-                stored, low = load_scale(scales, place, scale_type), np.uint32(0)
-                if has_offsets:
-                    low = load_scale(offsets, place, scale_type)
-                factor, offset = decoding(element, stored, low, scale_type, tensor_scale)
-                decode_units(element, dtype, source, n_units, target, factor, offset, table)
-                if short:
-                    _copy(decoded, values, n * size)
-
-    return dequantize_rows
-
-
 def _measurer(sources: str, dtype: int) -> Any:
-    size = 4 if dtype == FLOAT32 else 2
+    size = n_bytes(dtype)
 
     @entry_point(types.UniTuple(_F32, 3)(_U64, _I64))
     def measure(source, n):
@@ -253,7 +207,7 @@ def _measurer(sources: str, dtype: int) -> Any:
         0 without any.
         """
         assert sources
-        scratch = np.empty(_SCRATCH, np.uint8)
+        scratch = np.empty(SCRATCH_BYTES, np.uint8)
         n_units = np.uint64(n // LANES)
         least, most, _ = scan(EXTENT, 1, dtype, source, n_units)
         rest = n % LANES
@@ -275,12 +229,6 @@ def _measurer(sources: str, dtype: int) -> Any:
 def quantizer(element: int, dtype: int, rounding: int) -> Any:
     """`quantize_rows` for a format, an array type and a rounding; compiled when first asked for."""
     return _quantizer(SOURCES, element, dtype, rounding)
-
-
-@cache
-def dequantizer(element: int, dtype: int) -> Any:
-    """`dequantize_rows` for a format and an array type."""
-    return _dequantizer(SOURCES, element, dtype)
 
 
 @cache

@@ -181,7 +181,8 @@ def dequantize(
     threads: int | None,
 ) -> None:
     """Fill `out`, flat and of the type `number`, with what the codes mean."""
-    from ..kernels.quantize import dequantizer, tables
+    from ..kernels.dequantize import dequantizer
+    from ..kernels.quantize import tables
 
     row = config.spec
     assert out.size == layout.size, (out.size, layout.size)
