@@ -81,11 +81,11 @@ def lookup256(table: list[Any], index: Lanes) -> list[Lanes]:
 
     halves = [half(*table[i : i + 2]) for i in range(0, len(table), 2)]
     planes = [upper.where(halves[i + 1], halves[i]) for i in range(0, len(halves), 2)]
-    words = [_unpacked(*planes[i : i + 2], 8) for i in (0, 2)]
-    return [item for pair in zip(*words, strict=True) for item in _unpacked(*pair, 16)]
+    words = [_unpacked(8, *planes[i : i + 2]) for i in (0, 2)]
+    return [item for pair in zip(*words, strict=True) for item in _unpacked(16, *pair)]
 
 
-def _unpacked(low: Lanes, high: Lanes, bits: int) -> list[Lanes]:
+def _unpacked(bits: int, low: Lanes, high: Lanes) -> list[Lanes]:
     """Items of `bits` bits of two registers joined to items of twice the size: from the first and
     from the second half of each quarter.
     """

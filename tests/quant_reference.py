@@ -1,79 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantization as docs/format.md describes it, in plain NumPy, a block at a time.
-
-Nothing of gpucodec is imported except the table of constants that the document lists.
-"""
+"""The quantizer that docs/format.md describes, in plain NumPy, a block at a time."""
 
 from __future__ import annotations
 
-import math
-import struct
-
 import ml_dtypes
 import numpy as np
-
-from gpucodec.kernels.codebook import DYNAMIC8, NF4
+from spec_quantized import DYNAMIC8, FLOATS, FORMATS, MEANINGS, NF4, values
 
 F = np.float32
-FORMATS = {  # code: name, bits, L, e, m
-    1: ("int8", 8, 127, 6, 6),
-    2: ("int4", 4, 7, 2, 2),
-    3: ("int4_asym", 4, 15, 0, 0),
-    4: ("nf4", 4, 1, 0, 0),
-    5: ("dynamic8", 8, 1, 0, 0),
-    6: ("mxfp8_e4m3", 8, 448, 8, 3),
-    7: ("mxfp8_e5m2", 8, 57344, 15, 2),
-    8: ("mxfp6_e2m3", 8, 7.5, 2, 3),
-    9: ("mxfp6_e3m2", 8, 28, 4, 2),
-    10: ("mxfp4", 4, 6, 2, 1),
-    11: ("nvfp4", 4, 6, 2, 1),
-    12: ("log8", 8, 0, 0, 0),
-}
-ROWS = {row[0]: row for row in FORMATS.values()}
-FLOATS = {
-    "mxfp8_e4m3": (4, 3, 7),
-    "mxfp8_e5m2": (5, 2, 15),
-    "mxfp6_e2m3": (2, 3, 1),
-    "mxfp6_e3m2": (3, 2, 3),
-    "mxfp4": (2, 1, 1),
-    "nvfp4": (2, 1, 1),
-}
-SCALES = ("f32", "bf16", "f16", "e8m0", "e4m3")
+ROWS = {row.name: row for row in FORMATS.values()}
 SCALE_DTYPES = {"f32": F, "bf16": ml_dtypes.bfloat16, "f16": np.float16}
-MODES = ("floor", "even", "rceil", "ceil")
 
 
 def bits(x):
     return int(F(x).view(np.uint32))
 
 
-def floats(b):
-    return np.asarray(b, np.uint32).view(F)
-
-
-def codebook(name):
-    """Value of every code of a minifloat, in float64 (exact)."""
-    exponent, mantissa, bias = FLOATS[name]
-    code = np.arange(1 << (1 + exponent + mantissa))
-    e = code >> mantissa & ((1 << exponent) - 1)
-    fraction = code & ((1 << mantissa) - 1)
-    magnitude = np.where(
-        e == 0,
-        fraction * 2.0 ** (1 - bias - mantissa),
-        (1 + fraction / 2.0**mantissa) * 2.0 ** (e - bias),
-    )
-    return np.where(code >> (exponent + mantissa), -magnitude, magnitude)
-
-
-E4M3 = codebook("mxfp8_e4m3")[:127]
+E4M3 = MEANINGS["mxfp8_e4m3"][:127]
 
 
 def scale_factor(stored, kind, tensor_scale):
     if kind == "e8m0":
         return F(np.nan) if stored == 255 else F(2.0 ** (int(stored) - 127))
     if kind == "e4m3":
-        full = codebook("mxfp8_e4m3")
-        return F(tensor_scale) * F(full[int(stored) & 127])
+        return F(tensor_scale) * F(MEANINGS["mxfp8_e4m3"][int(stored) & 127])
     return F(stored)
 
 
@@ -84,8 +34,8 @@ def real(x, kind):
 
 def choose(name, kind, mode, peak, tensor_scale, divisor):
     """(stored, factor of encoding, whether there is none)."""
-    _, _, largest, power, mantissa = ROWS[name]
-    largest = F(largest)
+    row = ROWS[name]
+    largest, power, mantissa = F(row.largest), row.power, row.mantissa
     if kind == "e8m0":
         b = bits(peak)
         if mode == "floor":
@@ -197,8 +147,8 @@ def stochastic_entry(name, table, y, n):
 
 def encode_minifloat(name, y, n):
     exponent, mantissa, bias = FLOATS[name]
-    table = codebook(name)[: 1 << (exponent + mantissa)]
-    largest = F(ROWS[name][2])
+    table = MEANINGS[name][: 1 << (exponent + mantissa)]
+    largest = F(ROWS[name].largest)
     size = np.abs(y)
     size = np.where(size < largest, size, largest)
     if n is None:
@@ -208,28 +158,6 @@ def encode_minifloat(name, y, n):
         scaled = (size.astype(np.float64) * 2.0 ** (mantissa - e)).astype(F)
         code = ((e - (1 - bias)) << mantissa) + towards(scaled, n)
     return code | np.signbit(y).astype(np.int64) << (exponent + mantissa)
-
-
-def decode_codes(name, code, s, scale, offset):
-    code = np.asarray(code, np.int64)
-    if name == "int8":
-        return (code - 256 * (code > 127)).astype(F) * s
-    if name == "int4":
-        return (code - 8).astype(F) * s + F(0)
-    if name == "int4_asym":
-        return code.astype(F) * s + F(offset)
-    if name == "nf4":
-        return NF4[code] * s
-    if name == "dynamic8":
-        return DYNAMIC8[code] * s
-    if name == "log8":
-        span = min(max(bits(scale) - bits(offset), 0), 0x7F800000)
-        d = F(span) / F(254)
-        above = np.trunc((code - 1).astype(F) * d).astype(np.int64)
-        pattern = np.where(code == 0, 0, above + bits(offset))
-        return (pattern & 0xFFFFFFFF).astype(np.uint32).view(F)
-    mask = (1 << (1 + FLOATS[name][0] + FLOATS[name][1])) - 1
-    return codebook(name)[code & mask].astype(F) * s
 
 
 def smallest_normal(dtype):
@@ -247,7 +175,7 @@ def quantize(x, name, kind, mode, block, seed=None, bound=(np.inf, 0.0)):
     finite = np.isfinite(wide)
     tensor_scale = F(1)
     if kind == "e4m3":
-        tensor_scale = F(np.abs(wide[finite]).max(initial=0)) / F(448 * ROWS[name][2])
+        tensor_scale = F(np.abs(wide[finite]).max(initial=0)) / F(448 * ROWS[name].largest)
     codes, flags = np.zeros(x.shape, np.uint8), np.zeros(x.shape, bool)
     n_blocks = -(-x.shape[1] // block)
     scales = np.zeros((x.shape[0], n_blocks), object)
@@ -257,28 +185,28 @@ def quantize(x, name, kind, mode, block, seed=None, bound=(np.inf, 0.0)):
             here = slice(b * block, min((b + 1) * block, x.shape[1]))
             v, sound = wide[r, here], finite[r, here]
             offset, nothing = F(0), False
-            values = v[sound]
+            finite_values = v[sound]
             if name == "int4_asym":
-                low = values.min() + F(0) if values.size else F(0)
-                high = values.max() if values.size else F(0)
+                low = finite_values.min() + F(0) if finite_values.size else F(0)
+                high = finite_values.max() if finite_values.size else F(0)
                 stored, k, nothing = choose(name, kind, mode, high - low, tensor_scale, F(15))
                 offset = real(low, kind)
                 if not np.isfinite(F(offset)):
                     stored, offset, k, nothing = real(0, kind), real(0, kind), F(0), True
             elif name == "log8":
-                positive = values[values >= F(2.0**-126)]
+                positive = finite_values[finite_values >= F(2.0**-126)]
                 stored = positive.max() if positive.size else F(0)
                 offset = positive.min() if positive.size else F(0)
                 span = bits(stored) - bits(offset)
                 k = F(254) / F(span) if span else F(0)
             else:
-                peak = np.abs(values).max() if values.size else F(0)
-                divisor = F(ROWS[name][2])
+                peak = np.abs(finite_values).max() if finite_values.size else F(0)
+                divisor = F(ROWS[name].largest)
                 signed = peak
                 if name == "int4" and kind not in {"e8m0", "e4m3"}:
                     divisor = F(-8)
-                    if values.size:
-                        signed = values[np.argmax(np.abs(values) == peak)]
+                    if finite_values.size:
+                        signed = finite_values[np.argmax(np.abs(finite_values) == peak)]
                 stored, k, nothing = choose(name, kind, mode, signed, tensor_scale, divisor)
             n = None
             if seed is not None:
@@ -286,7 +214,8 @@ def quantize(x, name, kind, mode, block, seed=None, bound=(np.inf, 0.0)):
             clean = np.where(np.isnan(v), F(0), v)
             code = encode_codes(name, clean, k, F(offset), n)
             s = F(0) if name == "log8" else scale_factor(stored, kind, tensor_scale)
-            back = decode_codes(name, code, s, stored, offset).astype(x.dtype)
+            full = (np.full(code.shape, one, F) for one in (s, stored, offset))
+            back = values(name, code, *full).astype(x.dtype)
             codes[r, here], scales[r, b], offsets[r, b] = code, stored, offset
             flags[r, here] = listed(name, x[r, here], back, nothing, bound)
     return codes, scales, offsets, tensor_scale, flags
@@ -307,70 +236,3 @@ def listed(name, x, back, nothing, bound):
     allowed = np.maximum(np.where(allowed >= F(2.0**-126), allowed, F(0)), absolute)
     d = np.abs(wide - decoded)
     return bad | ~((d < allowed) | (d == 0))
-
-
-# --- the container ------------------------------------------------------------------------------
-
-DTYPES = {
-    10: np.dtype(np.float16),
-    11: np.dtype(ml_dtypes.bfloat16),
-    12: np.dtype(np.float32),
-    13: np.dtype(np.float64),
-    14: np.dtype(ml_dtypes.float8_e4m3fn),
-    15: np.dtype(ml_dtypes.float8_e5m2),
-    18: np.dtype(ml_dtypes.float8_e4m3fnuz),
-    19: np.dtype(ml_dtypes.float8_e5m2fnuz),
-}
-
-
-@np.errstate(all="ignore")
-def decode_container(raw, decode_frame):
-    """The array in a container; `decode_frame` decodes a plain frame (bytes) to an array."""
-    head = struct.unpack_from("<4sBBBBQQQ8BQdfI", raw)
-    assert head[0] == b"gpcq"
-    assert head[1] == 1
-    n_dims, block = head[3], 1 << head[4]
-    name, n_bits, *_ = FORMATS[head[8]]
-    kind, n_parts, axis, tensor_scale = SCALES[head[9]], head[13], head[14], head[18]
-    shape = struct.unpack_from(f"<{n_dims}Q", raw, 64)
-    at = -(-(64 + 8 * n_dims + 16 * n_parts) // 16) * 16
-    parts = []
-    for i in range(n_parts):
-        size, digest = struct.unpack_from("<QQ", raw, 64 + 8 * n_dims + 16 * i)
-        piece = bytes(raw[at : at + size])
-        assert struct.unpack_from("<Q", piece, 24)[0] == digest
-        parts.append(decode_frame(piece))
-        at += size
-    assert at == len(raw)
-    order = list(range(n_dims))
-    if axis:
-        order.append(order.pop(axis - 1))
-    moved = tuple(shape[i] for i in order) or (1,)
-    row = moved[-1]
-    lead = math.prod(moved[:-1])
-    codes = parts[0].reshape(lead, -(-row * n_bits // 8))
-    if n_bits == 4:
-        halves = (codes & 15, codes >> 4)
-        pairs = np.stack(halves[::-1] if name == "nf4" else halves, axis=-1)
-        pairs = pairs.reshape(lead, 2 * codes.shape[1])
-        assert not pairs[:, row:].any()
-        codes = pairs[:, :row]
-    scales = parts[1].reshape(lead, -(-row // block))
-    two = name in {"int4_asym", "log8"}
-    offsets = parts[2].reshape(scales.shape) if two else np.zeros(scales.shape, F)
-    if kind in {"e8m0", "e4m3"}:
-        scales = scales.view(np.uint8)
-    dtype = DTYPES[head[2]]
-    out = np.empty((len(codes), row), dtype)
-    for r in range(len(codes)):
-        for b in range(scales.shape[1]):
-            here = slice(b * block, (b + 1) * block)
-            s = F(0) if name == "log8" else scale_factor(scales[r, b], kind, tensor_scale)
-            value = decode_codes(name, codes[r, here], s, scales[r, b], F(offsets[r, b]))
-            out[r, here] = value.astype(F).astype(dtype)
-    if n_parts > 2 + two:
-        steps, values = parts[2 + two :]
-        positions = np.cumsum(steps.astype(np.int64) + 1) - 1
-        out.reshape(-1)[positions] = values
-    result = out.reshape(moved) if shape else out.reshape(())
-    return np.moveaxis(result, -1, axis - 1) if axis else result

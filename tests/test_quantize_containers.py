@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import random
+import struct
+
+import ml_dtypes
+import mutate
 import numpy as np
 import pytest
+import spec_decoder
 
 import gpucodec
 from gpucodec.dtypes import BY_NAME
-from gpucodec.errors import GpucodecError, TruncatedError, UnsupportedError
+from gpucodec.errors import CorruptionError, GpucodecError, TruncatedError, UnsupportedError
 from gpucodec.kernels import quantspec as spec
 from gpucodec.quant import (
     ErrorBound,
@@ -49,20 +55,34 @@ def decodes_or_refuses(frame):
     return True
 
 
-def test_truncation_is_noticed(container):
-    for size in (0, 3, 10, 63, 64, 100, container.size - 1):
-        with pytest.raises((TruncatedError, UnsupportedError)):
-            decode_quantized(container[:size])
-    with pytest.raises(GpucodecError, match="bytes, but"):
-        decode_quantized(np.append(container, np.uint8(0)))
+@pytest.fixture(scope="module")
+def small():
+    """Containers that use every part, small enough to try every bit."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(2, 40)).astype(np.float32)
+    x[1, 5] = np.nan
+    return [
+        encode_quantized(x, QuantizeConfig("int4_asym", 32)),
+        encode_quantized(x[:, 5:9], QuantizeConfig("nvfp4", axis=0)),
+    ]
 
 
-def test_every_flipped_bit_is_noticed(container):
-    for at in range(0, container.size * 8, 7):
-        broken = container.copy()
-        broken[at // 8] ^= 1 << at % 8
-        with pytest.raises(GpucodecError):
-            decode_quantized(broken)
+def test_a_container_cut_anywhere_is_truncated(small):
+    for frame in small:
+        for size in range(4, frame.size):
+            with pytest.raises(TruncatedError):
+                gpucodec.decode(frame[:size])
+        with pytest.raises(CorruptionError, match="bytes, but"):
+            gpucodec.decode(np.append(frame, np.uint8(0)))
+
+
+def test_every_flipped_bit_is_noticed(small):
+    for frame in small:
+        for at in range(frame.size * 8):
+            broken = frame.copy()
+            broken[at // 8] ^= 1 << at % 8
+            with pytest.raises(GpucodecError):
+                gpucodec.decode(broken)
 
 
 def test_headers_that_lie_with_a_valid_hash(container):
@@ -127,3 +147,258 @@ def test_parts_of_another_shape_or_type_are_refused():
         frame = containers.join(quantized.config, BY_NAME["float32"], (4, 64), 1.0, parts)
         with pytest.raises(GpucodecError, match=r"header makes|have shape"):
             decode_quantized(frame)
+
+
+# --- mutants whose hashes hold -------------------------------------------------------------------
+
+
+def seeds_of_mutants():
+    rng = np.random.default_rng(11)
+    for i, name in enumerate(FORMATS):
+        dtype = (np.float32, ml_dtypes.bfloat16, np.float16, np.float64, ml_dtypes.float8_e5m2)[
+            i % 5
+        ]
+        x = rng.normal(size=((5, 37), (3, 2, 32), (70,))[i % 3]).astype(dtype)
+        x.reshape(-1)[[0, 7]] = np.nan, -0.0
+        for axis in (-1, 0):
+            yield encode_quantized(x, QuantizeConfig(name, 16, axis=axis))
+    for dtype in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e5m2fnuz):
+        yield encode_quantized(rng.normal(size=(4, 33)).astype(dtype), QuantizeConfig("int8"))
+
+
+def parts_of(frame):
+    header = containers.parse(frame)
+    return header, [frame[part.start : part.stop].tobytes() for part in header.parts]
+
+
+def joined(frame, parts):
+    """The container with other parts: sizes, copied hashes and its own hash agree with them."""
+    n_dims = int(frame[6])
+    head = bytearray(frame[: 64 + 8 * n_dims].tobytes())
+    for part in parts:
+        head += struct.pack("<Q", len(part)) + part[24:32].ljust(8, b"\0")
+    head += bytes(-len(head) % 16)
+    head[37] = len(parts)
+    whole = np.frombuffer(bytes(head) + b"".join(parts), np.uint8).copy()
+    whole[16:24] = np.array([whole.size], np.uint64).view(np.uint8)
+    return rehashed(whole)
+
+
+def mutate_values(part, rng):
+    """Another valid frame: some of the array's bytes are others."""
+    array = gpucodec.decode(np.frombuffer(part, np.uint8)).copy()
+    raw = array.reshape(-1).view(np.uint8)
+    for _ in range(rng.randrange(1, 4)):
+        raw[rng.randrange(raw.size)] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
+    return gpucodec.encode(array).tobytes()
+
+
+def mutant_of(frame, rng):
+    kind = rng.randrange(6)
+    if kind == 0:
+        changed = frame.copy()
+        at = rng.choice((*range(4, 16), *range(32, 64 + 8 * int(frame[6]))))
+        changed[at] = rng.choice(
+            (0, 1, 2, 3, 4, 8, 127, 128, 255, changed[at] ^ 1 << rng.randrange(8))
+        )
+        return rehashed(changed)
+    _, parts = parts_of(frame)
+    i = rng.randrange(len(parts))
+    if kind == 1:
+        others = [mutate.Parts(part) for part in parts]
+        parts[i] = mutate.mutant(others[i], rng, others)
+    elif kind == 2:
+        parts[i], parts[-1] = parts[-1], parts[i]
+    elif kind == 3 and len(parts) > 2:
+        del parts[i]
+    else:
+        parts[i] = mutate_values(parts[i], rng)
+    return joined(frame, parts)
+
+
+def judged(frame):
+    """Decoded by gpucodec and by the document: both refuse, or both find the same."""
+    try:
+        expected = spec_decoder.decode(frame.tobytes())
+    except spec_decoder.Refused as refusal:
+        with pytest.raises(GpucodecError):
+            pytest.fail(f"{gpucodec.decode(frame, limit=1 << 20)} for what is refused: {refusal}")
+        return False
+    found = gpucodec.decode(frame, limit=1 << 20)
+    assert (found.dtype.name, found.shape) == (expected.name, expected.shape)
+    theirs = expected.raw.view(found.dtype).reshape(found.shape)
+    with np.errstate(all="ignore"):
+        numbers = ~(np.isnan(found.astype(float)) & np.isnan(theirs.astype(float)))
+    unsigned = f"u{found.itemsize}"
+    assert (found.view(unsigned)[numbers] == theirs.view(unsigned)[numbers]).all()
+    return True
+
+
+def check_mutants(count, seed):
+    rng = random.Random(seed)
+    frames = list(seeds_of_mutants())
+    outcomes = {True: 0, False: 0}
+    for _ in range(count):
+        frame = mutant_of(rng.choice(frames), rng)
+        if int(frame[8:16].view(np.uint64)[0]) <= 1 << 20:  # the document has no limit
+            outcomes[judged(frame)] += 1
+    return outcomes
+
+
+def test_the_document_judges_mutants_alike():
+    outcomes = check_mutants(1_000, 1)
+    assert min(outcomes.values()) > 100, outcomes
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_the_document_judges_many_mutants_alike(seed):
+    check_mutants(20_000, seed)
+
+
+# --- salvage -------------------------------------------------------------------------------------
+
+
+def damaged(frame, name, number):
+    """A copy with one payload byte of a block of a part changed, and which part that is."""
+    [part] = [part for part in containers.parse(frame).parts if part.name == name]
+    piece = gpucodec.frame.parse(frame[part.start : part.stop])
+    begin, end = piece.offsets[number : number + 2]
+    assert end > begin, "the block has no payload"
+    broken = frame.copy()
+    broken[part.start + (begin + end) // 2] ^= 64
+    return broken
+
+
+def bad_mask(salvaged):
+    mask = np.zeros(salvaged.array.size, bool)
+    size = salvaged.array.itemsize
+    for bad in salvaged.bad_blocks:
+        assert bad.start < bad.stop
+        assert bad.start % size == bad.stop % size == 0
+        mask[bad.start // size : bad.stop // size] = True
+    return mask.reshape(salvaged.array.shape)
+
+
+@pytest.fixture(scope="module", params=[("int8", -1), ("mxfp4", -1), ("int4_asym", 0)], ids=str)
+def sizeable(request):
+    """An array of rows that end within a block, and its container, of several blocks a part."""
+    name, axis = request.param
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1100, 1001)).astype(ml_dtypes.bfloat16)
+    exceptional = rng.permutation(x.size)[: x.size // 10]
+    payloads = rng.integers(0x7FC0, 0x7FFF, exceptional.size).astype(np.uint16)
+    x.reshape(-1)[exceptional] = payloads.view(x.dtype)
+    config = QuantizeConfig(name, 16, axis=axis)
+    frame = encode_quantized(x, config)
+    return config, frame, gpucodec.decode(frame)
+
+
+def elements_of(part, number, config, values):
+    """Which elements a block of a part has a say in, blocks along the last axis."""
+    rows, row = values.shape
+    first, last = number << 16, number + 1 << 16
+    if part == "codes":
+        per_row = -(-row * config.spec.bits // 8)
+        byte = np.arange(row) * config.spec.bits // 8 + np.arange(rows)[:, None] * per_row
+        return (byte >= first) & (byte < last)
+    if part in {"scales", "offsets"}:
+        block = np.arange(row) // config.block + np.arange(rows)[:, None] * -(-row // config.block)
+        return (block >= first) & (block < last)
+    places = np.flatnonzero(np.isnan(values.astype(np.float32)))
+    mask = np.zeros(rows * row, bool)
+    if part == "values":
+        mask[places[first:last]] = True
+    else:
+        mask[places[first - 1] + 1 if first else 0 :] = True
+    return mask.reshape(rows, row)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("part", ["codes", "scales", "offsets", "positions", "values"])
+def test_salvage_returns_what_a_damaged_block_has_no_say_in(sizeable, part, number):
+    config, frame, whole = sizeable
+    if part == "offsets" and not config.spec.has_offsets:
+        pytest.skip("the format has none")
+    broken = damaged(frame, part, number)
+    with pytest.raises(CorruptionError):
+        gpucodec.decode(broken)
+    moved = whole.T if config.axis == 0 else whole
+    expected = elements_of(part, number, config, moved)
+    expected = expected.T if config.axis == 0 else expected
+    salvaged = gpucodec.decode(broken, salvage=True)
+    assert {bad.reason.partition(":")[0] for bad in salvaged.bad_blocks} == {part}
+    assert {bad.block for bad in salvaged.bad_blocks} == {number}
+    assert (bad_mask(salvaged) == expected).all()
+    found = salvaged.array.view(np.uint16)
+    assert (found[~expected] == whole.view(np.uint16)[~expected]).all()
+    assert not found[expected].any()
+
+
+def test_salvage_of_several_damages_and_into_other_memory(sizeable):
+    _, frame, whole = sizeable
+    broken = damaged(damaged(frame, "codes", 3), "scales", 1)
+    out = np.full((1100, 2002), 7, whole.dtype)[:, ::2]
+    salvaged = gpucodec.decode(broken, out, salvage=True)
+    assert salvaged.array is out
+    mask = bad_mask(salvaged)
+    assert 0 < mask.sum() < mask.size
+    assert (np.ascontiguousarray(out).view(np.uint16)[~mask] == whole.view(np.uint16)[~mask]).all()
+    sound = gpucodec.decode(frame, salvage=True)
+    assert not sound.bad_blocks
+    assert sound.array.tobytes() == whole.tobytes()
+    with pytest.raises(ValueError, match="dequantize=False"):
+        decode_quantized(broken, dequantize=False, salvage=True)
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_container_is_larger_than_max_encoded_size(name, dtype):
+    rng = np.random.default_rng(2)
+    raw = rng.integers(0, 256, (3, 5000, np.dtype(dtype).itemsize), np.uint8)
+    patterns = raw.view(dtype)[..., 0]
+    kinds = [
+        patterns[0],
+        np.full(5000, np.nan, dtype),
+        patterns[1].reshape(50, 100),
+        patterns[2][:1],
+    ]
+    kinds += [np.zeros((0, 4), dtype), np.zeros((), dtype), patterns[0].reshape(100, 50)]
+    kinds.append(np.where(np.arange(5000) % 2 == 0, patterns[1], np.array(1, dtype)))
+    for x in kinds:
+        for axis in (-1, "auto") if name == "log8" else (-1, 0) if x.ndim else (-1,):
+            config = QuantizeConfig(name, 16, axis=axis, bound=ErrorBound(rel=0.0))
+            most = gpucodec.max_encoded_size(x.shape, dtype, config)
+            assert encode_quantized(x, config).size <= most
+    assert (
+        gpucodec.max_encoded_size(5000, dtype, config)
+        < 5000 * (np.dtype(dtype).itemsize + 6) + 4096
+    )
+    with pytest.raises(UnsupportedError, match="not a float"):
+        gpucodec.max_encoded_size(5000, np.int32, config)
+
+
+# --- together with plain frames ------------------------------------------------------------------
+
+
+def test_frames_and_containers_decode_alike():
+    x = np.random.default_rng(1).normal(size=(40, 64)).astype(np.float32)
+    container = encode_quantized(x, QuantizeConfig("int8"))
+    lossy = decode_quantized(container)
+    out = [None, np.empty_like(x), np.empty_like(x)]
+    found = gpucodec.decode_batch([gpucodec.encode(x), container, gpucodec.encode(-x)], out)
+    assert (found[0] == x).all()
+    assert found[1] is out[1]
+    assert (out[1] == lossy).all()
+    assert (out[2] == -x).all()
+    assert (gpucodec.decode(container.tobytes()) == lossy).all()
+    gpucodec.verify(container)
+    info = gpucodec.inspect(container)
+    assert (info.config.format, info.dtype, info.shape) == ("int8", "float32", (40, 64))
+    assert set(info.parts) == {"codes", "scales"}
+    assert info.encoded_bytes == container.size
+    with pytest.raises(gpucodec.LimitError):
+        gpucodec.decode(container, limit=x.nbytes - 1)

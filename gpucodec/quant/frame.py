@@ -20,9 +20,10 @@ from ..dtypes import BY_CODE, BY_NAME, DType
 from ..errors import CorruptionError, LimitError, TruncatedError, UnsupportedError
 from ..kernels import quantspec as spec
 from ..kernels.spec import ALIGNMENT, HASH_OFFSET, HEADER_BYTES, MAX_DIMS
+from .axis import shape_of
 from .config import ErrorBound, QuantizeConfig
 from .cpu import layout_of
-from .tensor import is_float, shape_of
+from .tensor import is_float
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from numcodecs.abc import Codec
 from numcodecs.compat import ensure_contiguous_ndarray, ensure_ndarray_like
 
 from .codec import decode_quantized, encode_quantized
-from .config import ErrorBound, QuantizeConfig
+from .config import QuantizeConfig
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -24,7 +24,7 @@ class Quantize(Codec):  # type: ignore[misc] # numcodecs is not typed
 
     Parameters
     ----------
-    format, block_size, scale_type, scaling_mode, rounding, seed, axis, bound
+    format, block_size, parameters
         As in `gpucodec.QuantizeConfig`; `bound` may be a mapping such as ``{"rel": 0.01}``.
 
     Examples
@@ -35,22 +35,9 @@ class Quantize(Codec):  # type: ignore[misc] # numcodecs is not typed
 
     codec_id: ClassVar[str] = "gpucodec.quantize"
 
-    def __init__(
-        self,
-        format: str,  # noqa: A002 - the parameter's name in every binding
-        block_size: int | None = None,
-        scale_type: str | None = None,
-        scaling_mode: str | None = None,
-        rounding: Any = "nearest",
-        seed: int = 0,
-        axis: Any = -1,
-        bound: ErrorBound | dict[str, float] | None = None,
-    ) -> None:
-        if isinstance(bound, dict):
-            bound = ErrorBound(**bound)
-        self._config = QuantizeConfig(
-            format, block_size, scale_type, scaling_mode, rounding, seed, axis, bound
-        )
+    def __init__(self, format: str, block_size: int | None = None, **parameters: Any) -> None:  # noqa: A002 - the parameter's name in every binding
+        given = {"format": format, "block_size": block_size, **parameters}
+        self._config = QuantizeConfig.from_json(given)
 
     def get_config(self) -> dict[str, Any]:
         """The id and the parameters that differ from their defaults, as JSON."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from .. import buffers
 from ..codec import BadBlock, Salvaged
+from .axis import is_moved, shape_of
 from .cpu import layout_of
-from .tensor import Quantized, dequantize, is_moved, shape_of
+from .tensor import Quantized, dequantize
 
 if TYPE_CHECKING:
     from .cpu import Array, Layout

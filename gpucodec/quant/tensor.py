@@ -14,12 +14,12 @@ from ..dtypes import BY_NAME, DType
 from ..errors import UnsupportedError
 from ..kernels import quantspec as spec
 from . import cpu as engine, wide
+from .axis import axis_last, decided, fill, is_moved, shape_of
 
 if TYPE_CHECKING:
     from .config import QuantizeConfig
     from .cpu import Array
 
-_STRIP = 16  # elements of the moved axis that are copied together: a cache line of float32
 NATIVE = ("float32", "bfloat16", "float16")  # in the order of the kernels' numbers
 
 
@@ -135,8 +135,8 @@ def quantize(
     raw, dtype, shape = buffers.elements(array)
     require_float(dtype)
     items = raw.view(f"u{dtype.itemsize}").reshape(shape)
-    config = _with_axis(config, items, dtype)
-    items = _axis_last(items, config.axis)
+    config = decided(config, items, dtype)
+    items = axis_last(items, config.axis)
     layout = engine.layout_of(items.shape, config)
     source = items.reshape(-1)
     if dtype.name in NATIVE:
@@ -201,7 +201,7 @@ def dequantize(
             flat[quantized.positions] = quantized.values.astype(target.numpy, copy=False)
     if moved:
         result = filled.view(target.numpy).reshape(quantized.shape)
-        _fill(result, np.moveaxis(flat.reshape(layout.shape), -1, axis))
+        fill(result, np.moveaxis(flat.reshape(layout.shape), -1, axis))
     finish()
     return array
 
@@ -254,46 +254,3 @@ def _float_type(dtype: Any) -> DType:
         message = f"cannot dequantize to {dtype}: not a float type of the format"
         raise UnsupportedError(message)
     return found
-
-
-def is_moved(axis: int, n_dims: int) -> bool:
-    """Whether blocks along `axis` run along another axis than the last."""
-    return n_dims > 1 and axis % n_dims != n_dims - 1
-
-
-def shape_of(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """The shape with `axis` moved to the end."""
-    if not is_moved(axis, len(shape)):
-        return shape
-    axis %= len(shape)
-    return (*shape[:axis], *shape[axis + 1 :], shape[axis])
-
-
-def _axis_last(array: Array, axis: Any) -> Array:
-    """The array with `axis` moved to the end, in C order."""
-    n_dims = array.ndim
-    if not -max(n_dims, 1) <= axis < max(n_dims, 1):
-        message = f"axis {axis} is out of range for an array of {n_dims} dimensions"
-        raise ValueError(message)
-    if not is_moved(axis, n_dims):
-        return array
-    moved = np.empty(shape_of(array.shape, axis), array.dtype)
-    _fill(moved, np.moveaxis(array, axis, -1))
-    return moved
-
-
-def _fill(target: Array, source: Array) -> None:
-    """Copy from another memory order, in strips as wide as a cache line."""
-    for start in range(0, target.shape[-1], _STRIP):
-        strip = slice(start, start + _STRIP)
-        target[..., strip] = source[..., strip]
-
-
-def _with_axis(config: QuantizeConfig, items: Array, dtype: DType) -> QuantizeConfig:
-    """`config` with "auto" decided and negative numbers kept for the last axis only."""
-    if config.axis == "auto":
-        return replace(config, axis=wide.closer_axis(items.view(dtype.numpy), config.block))
-    n_dims = items.ndim
-    if -n_dims <= config.axis < n_dims and not is_moved(config.axis, n_dims):
-        return replace(config, axis=-1)
-    return replace(config, axis=config.axis % n_dims) if -n_dims <= config.axis < 0 else config

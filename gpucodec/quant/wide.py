@@ -66,21 +66,6 @@ def dequantize(
         out[:] = decoded.astype(out.dtype)
 
 
-def closer_axis(array: Array, block: int) -> int:
-    """The axis, first or last, along which the blocks of log8 span less; the last of equals."""
-    if array.ndim < 2:
-        return -1
-    from ..kernels.spans import spans
-
-    with np.errstate(all="ignore"):
-        narrow = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    along_rows = along_columns = 0.0
-    for matrix in narrow.reshape(narrow.shape[0], -1, narrow.shape[-1]).swapaxes(0, 1):
-        one = spans(np.ascontiguousarray(matrix), block)
-        along_rows, along_columns = along_rows + one[0], along_columns + one[1]
-    return 0 if along_columns < along_rows else -1
-
-
 def _smallest_normal(dtype: Any) -> float:
     if dtype == np.float64:
         return float(np.finfo(np.float64).tiny)

@@ -11,7 +11,7 @@ import numpy as np
 from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
 
 from gpucodec.dtypes import from_numpy
-from gpucodec.quant import ErrorBound, QuantizeConfig, decode_quantized, encode_quantized
+from gpucodec.quant import QuantizeConfig, decode_quantized, encode_quantized
 from gpucodec.quant.frame import parse
 from gpucodec.quant.tensor import is_float
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _INLINE_BYTES = 1 << 16  # smaller chunks are not worth a thread
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     """Blockwise quantization, one frame a chunk: an array-to-bytes codec.
 
@@ -44,7 +44,7 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
 
     Parameters
     ----------
-    format, block_size, scale_type, scaling_mode, rounding, seed, axis, bound
+    format, block_size, parameters
         As in `gpucodec.QuantizeConfig`; `bound` may be a mapping such as ``{"rel": 0.01}``.
 
     """
@@ -52,33 +52,11 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     is_fixed_size = False
     name: ClassVar[str] = "gpucodec.quantize"
 
-    format: str
-    block_size: int | None = None
-    scale_type: str | None = None
-    scaling_mode: str | None = None
-    rounding: Any = "nearest"
-    seed: int = 0
-    axis: Any = -1
-    bound: ErrorBound | None = None
+    config: QuantizeConfig
 
-    def __post_init__(self) -> None:
-        if isinstance(self.bound, dict):
-            object.__setattr__(self, "bound", ErrorBound(**self.bound))
-        assert self.config
-
-    @property
-    def config(self) -> QuantizeConfig:
-        """The parameters as the codec takes them."""
-        return QuantizeConfig(
-            self.format,
-            self.block_size,
-            self.scale_type,
-            self.scaling_mode,
-            self.rounding,
-            self.seed,
-            self.axis,
-            self.bound,
-        )
+    def __init__(self, format: str, block_size: int | None = None, **parameters: Any) -> None:  # noqa: A002 - the parameter's name in every binding
+        given = {"format": format, "block_size": block_size, **parameters}
+        object.__setattr__(self, "config", QuantizeConfig.from_json(given))
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -108,8 +86,9 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         if not is_float(from_numpy(native)):
             message = f"{self.name} is for floats, not {native}"
             raise ValueError(message)
-        if self.axis != "auto" and not -max(len(shape), 1) <= self.axis < max(len(shape), 1):
-            message = f"axis {self.axis} is out of range for an array of {len(shape)} dimensions"
+        axis, n_dims = self.config.axis, len(shape)
+        if axis != "auto" and not -max(n_dims, 1) <= axis < max(n_dims, 1):
+            message = f"axis {axis} is out of range for an array of {n_dims} dimensions"
             raise ValueError(message)
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:

@@ -15,10 +15,11 @@ import numpy as np
 from gpucodec import codec, frame as frames
 from gpucodec.config import DEFAULT_CONFIG
 from gpucodec.errors import CorruptionError, GpucodecError
+from gpucodec.quant.axis import shape_of
 from gpucodec.quant.codec import assemble, check_part
 from gpucodec.quant.cpu import layout_of
 from gpucodec.quant.frame import parse, prefix_bytes
-from gpucodec.quant.tensor import dequantize, piece, shape_of
+from gpucodec.quant.tensor import dequantize, piece
 
 from .chunk import Chunk, note_chunk
 from .partial import Source, bounds, decode_touched, is_partial as is_partial_frame, present
