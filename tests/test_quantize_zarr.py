@@ -11,9 +11,18 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+from zarr_stores import CountingStore, SyncCountingStore, replace
 
 from gpucodec.errors import GpucodecError, UnsupportedError
-from gpucodec.quant import ErrorBound, QuantizeConfig, dequantize, quantize
+from gpucodec.kernels.quantspec import BY_NAME
+from gpucodec.quant import (
+    ErrorBound,
+    QuantizeConfig,
+    decode_quantized,
+    dequantize,
+    encode_quantized,
+    quantize,
+)
 from gpucodec.quant.numcodecs import Quantize
 from gpucodec.zarr import QuantizeCodec
 
@@ -44,6 +53,109 @@ def test_zarr_v3_arrays_hold_quantized_chunks(dtype):
     config = QuantizeConfig("int8", 32, bound=ErrorBound(abs=0.01))
     chunk = dequantize(quantize(x[:40, :50], config))
     assert np.array_equal(read[:40, :50], chunk, equal_nan=True)
+
+
+PARTIAL = [
+    ("int8", (1000, 900), -1),
+    ("mxfp4", (1000, 901), -1),
+    ("log8", (300, 12, 40), 0),
+    ("nf4", (600_000,), -1),
+    ("int4_asym", (300, 50, 40), 1),
+]
+SELECTIONS = [
+    (slice(100, 110),),
+    (slice(5, 300, 7),),
+    (-1,),
+    (slice(7, 7),),
+    (slice(250, 290), slice(3, 9)),
+    (Ellipsis, slice(1, 3)),
+    (250, slice(11, 12), slice(5, None)),
+    (np.array([3, 200, 201]),),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "axis"), PARTIAL)
+def test_a_part_of_a_chunk_is_that_part_of_the_whole(name, shape, axis):
+    x = np.abs(np.random.default_rng(0).normal(size=shape)).astype(np.float32)
+    x.reshape(-1)[::1007] = np.nan
+    for store in (CountingStore(), SyncCountingStore()):
+        zarr.create_array(
+            store,
+            data=x,
+            chunks=shape,
+            serializer=QuantizeCodec(name, axis=axis),
+            compressors=None,
+        )
+        array = zarr.open_array(store, mode="r+")  # read-only would be a copy of the store
+        whole = array[...]
+        stored = store.n_bytes
+        for selection in SELECTIONS:
+            if len(selection) > len(shape):
+                continue
+            store.reads.clear()
+            found = np.asarray(array.oindex[selection])
+            assert found.tobytes() == np.ascontiguousarray(whole[selection]).tobytes(), selection
+            assert len(store.reads) in ({0} if found.size == 0 else {1, 3})
+        if name == "int8":
+            store.reads.clear()
+            array[100:110]
+            assert store.n_bytes < stored / 5, "a part of the chunk fetched most of it"
+
+
+@pytest.mark.parametrize("at", [30, 300, -300])
+def test_damage_is_noticed_in_partial_reads(at):
+    x = np.random.default_rng(0).normal(size=(1000, 900)).astype(np.float32)
+    x[::9, 5] = np.inf
+    store = zarr.storage.MemoryStore()
+    zarr.create_array(
+        store, data=x, chunks=x.shape, serializer=QuantizeCodec("int8"), compressors=None
+    )
+    frame = np.array(store._store_dict["c/0/0"].as_numpy_array())
+    for changed in (
+        np.where(np.arange(frame.size) == at % frame.size, frame ^ 1, frame),
+        frame[:-9],
+    ):
+        replace(store, "c/0/0", changed.astype(np.uint8))
+        with pytest.raises(GpucodecError) as caught:
+            zarr.open_array(store, mode="r")[3:9]
+        assert any("c/0/0" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+def test_shards_and_narrow_types_hold_quantized_chunks():
+    x = np.random.default_rng(0).normal(size=(64, 96)).astype(ml_dtypes.bfloat16)
+    store = zarr.storage.MemoryStore()
+    zarr.create_array(
+        store,
+        data=x,
+        chunks=(16, 48),
+        shards=(32, 96),
+        serializer=QuantizeCodec("mxfp8_e5m2", scaling_mode="floor"),
+        compressors=None,
+    )
+    found = zarr.open_array(store, mode="r")[20:40, 10:70]
+    config = QuantizeConfig("mxfp8_e5m2", scaling_mode="floor")
+    expected = np.empty_like(x)
+    for i in range(0, 64, 16):
+        for j in range(0, 96, 48):
+            expected[i : i + 16, j : j + 48] = dequantize(
+                quantize(x[i : i + 16, j : j + 48], config)
+            )
+    assert found.tobytes() == expected[20:40, 10:70].tobytes()
+
+
+@pytest.mark.parametrize("name", list(BY_NAME))
+def test_both_zarr_formats_return_what_the_codec_does(name):
+    x = np.abs(sample())
+    x[x == 0] = 0.0  # of either sign; log8 has one zero
+    expected = decode_quantized(encode_quantized(x, QuantizeConfig(name))).tobytes()
+    for options in (
+        {"serializer": QuantizeCodec(name), "compressors": None},
+        {"zarr_format": 2, "compressors": Quantize(name), "filters": None},
+    ):
+        store = {}
+        zarr.create_array(store, data=x, chunks=x.shape, **options)
+        assert zarr.open_array(store, mode="r")[...].tobytes() == expected
 
 
 def test_zarr_v3_metadata_are_json_and_the_codec_is_a_value():
