@@ -2,9 +2,9 @@
 """Quantization against the libraries that define the formats: speed, error, optimizer updates.
 
 ``python -m bench.quantize`` prints three tables. Speeds are GB of float32 per second of CPU time
-on one pinned core, public calls, results freshly allocated, all contestants in turn; errors are
-of the same arrays, real ones from `bench.corpus` among them. Peers that are not installed are
-left out.
+on one pinned core, public calls, results in memory that malloc has had before, all contestants in
+turn; errors are of the same arrays, real ones from `bench.corpus` among them. Peers that are not
+installed are left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gpucodec.quant import (
 )
 
 from .corpus import Corpus, open_corpus
-from .measure import machine, no_collection, pin, timed
+from .measure import keep_freed_memory, machine, no_collection, pin, timed
 
 Array = NDArray[np.float32]
 
@@ -285,6 +285,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     pin()
+    keep_freed_memory()
     try:
         import torch
 

@@ -137,13 +137,18 @@ def test_every_16_bit_value_is_kept_or_rounded_within_its_block(name, dtype, rou
         assert np.isfinite(decoded[~exact].astype(np.float64)).all(), (kind, mode)
 
 
-@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+
+
+@pytest.mark.parametrize("rounding", spec.ROUNDINGS)
+@pytest.mark.parametrize("dtype", FLOAT8)
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_8_bit_value_is_kept_or_rounded_within_its_block(name, dtype):
-    x = np.arange(256, dtype=np.uint8).reshape(2, -1).view(dtype)
+def test_every_8_bit_value_is_kept_or_rounded_within_its_block(name, dtype, rounding):
+    x = np.arange(256, dtype=np.uint8).reshape(2, -1).view(getattr(ml_dtypes, dtype))
     exact = must_be_exact(x)
     for kind, mode in combinations(name):
-        decoded = dequantize(quantize(x, QuantizeConfig(name, 32, kind, mode)))
+        config = QuantizeConfig(name, 32, kind, mode, rounding=rounding)
+        decoded = dequantize(quantize(x, config))
         assert (bits(decoded)[exact] == bits(x)[exact]).all(), (kind, mode)
         assert np.isfinite(decoded[~exact].astype(np.float64)).all(), (kind, mode)
 
