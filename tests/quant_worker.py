@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantizes and dequantizes; prints one hash over all bytes, and the SIMD level."""
+"""Quantizes and dequantizes, in a process of its own.
+
+quant_worker.py hash            prints one hash over all bytes, and the SIMD level
+quant_worker.py guard COUNT     inputs, codes and outputs lie against pages that must not be touched
+"""
 
 from __future__ import annotations
 
 import hashlib
+import sys
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
+from mutation_worker import POISON, Guarded
 
 from gpucodec import QuantizeConfig, dequantize, encode_quantized, quantize
 from gpucodec.kernels import quantspec, simd
 
-FORMATS = [name for name in quantspec.BY_NAME if name not in {"mxfp8_e5m2", "mxfp6_e3m2"}]
+FORMATS = [name for name in quantspec.BY_NAME if not name.startswith(("mxfp6", "mxfp8_e5"))]
 CASES = [  # each is a kernel to compile, and those of one kind of element differ in numbers only
     *((name, np.float32, "nearest") for name in FORMATS),
     ("mxfp8_e4m3", np.float16, "nearest"),
@@ -31,7 +38,7 @@ def inputs():
         yield x
 
 
-def main() -> None:
+def hash_all() -> None:
     digest = hashlib.sha256()
     for name, dtype, rounding in CASES:
         config = QuantizeConfig(name, rounding=rounding, seed=5)
@@ -43,5 +50,30 @@ def main() -> None:
     print(digest.hexdigest(), simd.LEVEL)
 
 
+def guard(count: int) -> None:
+    source, planes, target = Guarded(), Guarded(), Guarded()
+    rng = np.random.default_rng(9)
+    for trial in range(count):
+        name, dtype, rounding = CASES[trial % len(CASES)]
+        shape = int(rng.integers(1, 5)), int(rng.integers(1, 400))
+        x = rng.normal(size=shape).astype(dtype)
+        x[0, -1] = np.nan
+        placed, _ = source.place(x.nbytes, low=bool(trial & 1))
+        placed[:] = x.reshape(-1).view(np.uint8)
+        array = placed.view(dtype).reshape(shape)
+        config = QuantizeConfig(name, 16 << trial % 5, rounding=rounding)
+        quantized = quantize(array, config)
+        at, _ = planes.place(quantized.codes.nbytes, low=bool(trial & 2))
+        at[:] = quantized.codes.reshape(-1)
+        moved = replace(quantized, codes=at.reshape(quantized.codes.shape))
+        out, canary = target.place(x.nbytes, low=bool(trial & 4))
+        canary[:] = POISON
+        dequantize(moved, out)
+        assert (canary == POISON).all(), (name, shape)
+        assert (out == dequantize(quantized).reshape(-1).view(np.uint8)).all(), (name, shape)
+    print(count)
+
+
 if __name__ == "__main__":
-    main()
+    mode, *numbers = sys.argv[1:]
+    {"hash": hash_all, "guard": guard}[mode](*map(int, numbers))

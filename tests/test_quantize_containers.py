@@ -11,6 +11,7 @@ import mutate
 import numpy as np
 import pytest
 import spec_decoder
+from helpers import LEVELS, run_python
 
 import gpucodec
 from gpucodec.dtypes import BY_NAME
@@ -254,6 +255,11 @@ def test_the_document_judges_mutants_alike():
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_the_document_judges_many_mutants_alike(seed):
     check_mutants(20_000, seed)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_byte_beside_the_arrays_is_touched(level):
+    assert run_python("quant_worker.py", "guard", "600", level=level) == "600\n"
 
 
 # --- salvage -------------------------------------------------------------------------------------
