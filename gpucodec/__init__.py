@@ -13,6 +13,7 @@ from __future__ import annotations
 from .codec import (
     BadBlock,
     FrameInfo,
+    ModelInfo,
     PlaneInfo,
     Salvaged,
     decode,
@@ -54,6 +55,7 @@ __all__ = [
     "FrameInfo",
     "GpucodecError",
     "LimitError",
+    "ModelInfo",
     "PlaneInfo",
     "QuantizeConfig",
     "Quantized",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import buffers, frame as frames, threads as pool
+from . import buffers, frame as frames, predicted, threads as pool
 from .config import DEFAULT_CONFIG, TensorConfig
 from .dtypes import from_numpy
 from .errors import CorruptionError, TruncatedError
@@ -78,6 +78,21 @@ class PlaneInfo:
     """Payload bytes over all blocks."""
     coders: dict[str, int]
     """Blocks by coder."""
+    role: str = "words"
+    """What it is a plane of: "words", or "mask" or "signs" of the zeros of a sparse frame."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The rows and columns whose scale a predicted frame takes off its words."""
+
+    n_rows: int
+    n_columns: int
+    tile_rows: int
+    """Rows that share the offsets of the columns."""
+    rank: int
+    """Patterns that rows share to a different degree."""
+    encoded_bytes: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,10 @@ class FrameInfo:
     decoded_bytes: int
     encoded_bytes: int
     planes: tuple[PlaneInfo, ...]
+    packed_blocks: int = 0
+    """Blocks of a sparse frame of which the zeros are left out."""
+    model: ModelInfo | None = None
+    """Of a predicted frame."""
 
     @property
     def ratio(self) -> float:
@@ -125,8 +144,7 @@ def encode(array: Any, config: TensorConfig | None = None, *, threads: int | Non
 
     """
     words, dtype, shape = buffers.elements(array)
-    block_log = (config or DEFAULT_CONFIG).block_log(dtype.spec.word_bytes)
-    frame: Bytes = _engine().encode(words, dtype, shape, block_log, threads)
+    frame: Bytes = _engine().encode(words, dtype, shape, config or DEFAULT_CONFIG, threads)
     return frame
 
 
@@ -269,10 +287,15 @@ def describe(parsed: Frame) -> FrameInfo:
     if not parsed.entries.shape[1]:
         stored = {"stored": parsed.n_blocks} if parsed.n_blocks else {}
         planes.append(PlaneInfo(8 * parsed.dtype.spec.word_bytes, parsed.decoded_bytes, stored))
-    for p, bits in enumerate(parsed.dtype.spec.planes[: parsed.entries.shape[1]]):
+    widths = [(int(bits), "words") for bits in parsed.bits]
+    n_packed = 0
+    if parsed.flags & spec.SPARSE:
+        widths = [(spec.MASK_BITS, "mask"), (1, "signs"), *widths]
+        n_packed = int(np.count_nonzero(parsed.entries[:, 0] != spec.NOT_PACKED[0]))
+    for p, (bits, role) in enumerate(widths):
         counts = np.bincount(parsed.coders[:, p], minlength=len(spec.CODER_NAMES))
         coders = {name: int(n) for name, n in zip(spec.CODER_NAMES, counts, strict=True) if n}
-        planes.append(PlaneInfo(bits, int(parsed.payload_bytes[:, p].sum()), coders))
+        planes.append(PlaneInfo(bits, int(parsed.payload_bytes[:, p].sum()), coders, role))
     return FrameInfo(
         parsed.dtype.name,
         parsed.shape,
@@ -281,7 +304,16 @@ def describe(parsed: Frame) -> FrameInfo:
         parsed.decoded_bytes,
         parsed.encoded_bytes,
         tuple(planes),
+        n_packed,
+        _describe_model(parsed) if parsed.flags & spec.PREDICTED else None,
     )
+
+
+def _describe_model(parsed: Frame) -> ModelInfo:
+    section = predicted.parse(parsed)
+    n_rows = parsed.n_words // section.n_columns
+    found = n_rows, section.n_columns, section.tile_rows, section.rank
+    return ModelInfo(*found, parsed.model.size)
 
 
 def verify(frame: Any, *, threads: int | None = None) -> None:

@@ -32,7 +32,7 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
 
     Parameters
     ----------
-    block_size
+    block_size, profile
         As in `gpucodec.TensorConfig`.
 
     Examples
@@ -43,9 +43,9 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
 
     codec_id: ClassVar[str] = "gpucodec.tensor"
 
-    def __init__(self, block_size: int | None = None) -> None:
-        self._config = TensorConfig(block_size=block_size)
-        self.block_size = block_size
+    def __init__(self, block_size: int | None = None, profile: str = "ratio") -> None:
+        self._config = TensorConfig(block_size, profile)
+        self.block_size, self.profile = block_size, profile
 
     def get_config(self) -> dict[str, Any]:
         """The id and the parameters that differ from their defaults, as JSON."""

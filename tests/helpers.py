@@ -64,12 +64,19 @@ def sample(name: str, n: int, content: str, seed: int = 0) -> np.ndarray:
             return values > 0
         with np.errstate(over="ignore", invalid="ignore"):
             return (values if dtype.kind in "fcV" else np.round(values * 500)).astype(dtype)
+    elif content == "pruned":  # zeros of either sign among values
+        values = sample(name, n, "values", seed)
+        raw = values.view(np.uint8).reshape(n, dtype.itemsize)
+        raw[rng.random(n) < 0.6] = 0
+        if dtype.kind in "fcV":
+            raw[:, -1] |= ((seed & 1) * 128 * (rng.random(n) < 0.5)).astype(np.uint8)
+        return values
     else:
         assert content == "noise"
     return raw.view(bool) & True if name == "bool" else raw.view(dtype)
 
 
-CONTENTS = ("constant", "skewed", "rare", "values", "noise")
+CONTENTS = ("constant", "skewed", "rare", "values", "pruned", "noise")
 
 # Numba compiles for NUMBA_CPU_NAME, and the codec takes its SIMD level from that.
 LEVELS: dict[str, dict[str, str]] = {

@@ -16,7 +16,9 @@ import gpucodec
 from gpucodec import TensorConfig, codec, frame as container
 
 BLOCK_SIZES = (None, *(1 << log for log in range(6, 17)))
-configs = st.sampled_from([TensorConfig(block_size=size) for size in BLOCK_SIZES])
+configs = st.builds(
+    TensorConfig, st.sampled_from(BLOCK_SIZES), st.sampled_from(["ratio", "fast", "auto"])
+)
 shapes = st.lists(st.integers(0, 40), max_size=5).filter(lambda s: math.prod(s) <= 20_000)
 
 

@@ -33,7 +33,11 @@ class Row:
     shape: tuple[int, ...]
     decoded_bytes: int
     encoded_bytes: int = 0
-    planes: list[Counter[str]] = field(default_factory=list)
+    planes: dict[tuple[tuple[str, int], ...], list[Counter[str]]] = field(default_factory=dict)
+    """Coders of each plane, by what planes a frame has: their role and width."""
+    packed: int = 0
+    """Blocks of which the zeros are left out."""
+    model_bytes: int = 0
     codec: str = ""
 
     @property
@@ -43,16 +47,27 @@ class Row:
 
     @property
     def coders(self) -> str:
-        """Coders by plane, as ``rans8 raw``; where blocks differ, ``raw/rans8``, most first."""
-        return " ".join(map(_mixture, self.planes)) or self.codec
+        """Coders by plane, as ``rans8 raw``; where blocks differ, ``raw/rans8``, most first.
+
+        Frames with other planes follow, after a semicolon; then what was done with zeros, and the
+        size of models of rows and columns.
+        """
+        parts = ["; ".join(map(_layout, self.planes, self.planes.values()))]
+        if self.packed:
+            parts.append(f"{self.packed} blocks without zeros")
+        if self.model_bytes:
+            parts.append(f"model {self.model_bytes} B")
+        return ", ".join(filter(None, parts)) or self.codec
 
     def add(self, frame: frames.Frame) -> None:
         """Count the coders of a frame."""
-        planes = describe(frame).planes
-        if len(planes) > len(self.planes):
-            self.planes += [Counter() for _ in range(len(planes) - len(self.planes))]
-        for counts, plane in zip(self.planes, planes, strict=False):
+        info = describe(frame)
+        layout = tuple((plane.role, plane.bits) for plane in info.planes)
+        counters = self.planes.setdefault(layout, [Counter() for _ in layout])
+        for counts, plane in zip(counters, info.planes, strict=True):
             counts.update(plane.coders)
+        self.packed += info.packed_blocks
+        self.model_bytes += info.model.encoded_bytes if info.model else 0
 
 
 def of_file(contents: Contents) -> list[Row]:
@@ -132,6 +147,15 @@ def _last_codec(array: Any) -> str:
     if isinstance(config, QuantizeConfig):
         return lossy.describe(config)
     return str(getattr(last, "codec_id", None) or last.to_dict()["name"] if last else "none")
+
+
+def _layout(layout: tuple[tuple[str, int], ...], planes: list[Counter[str]]) -> str:
+    """The coders of frames with the same planes; mask and signs are named."""
+    named = zip(layout, planes, strict=True)
+    return " ".join(
+        _mixture(plane) if role == "words" else f"{role} {_mixture(plane)}"
+        for (role, _), plane in named
+    )
 
 
 def _mixture(plane: Counter[str]) -> str:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an encoder tries for an array as a whole: is it worth looking for zeros, or for a model?
+
+Both answers come from a few thousand words, in NumPy, so that plain arrays do not wait for the
+kernels that they do not need. The rules are in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .kernels import spec
+
+if TYPE_CHECKING:
+    from .buffers import Bytes
+    from .dtypes import DType
+
+FAST_RANK = 0  # of models in profile fast: rows and columns only, which are decoded fastest
+
+
+def may_be_sparse(words: Bytes, dtype: DType) -> bool:
+    """Whether the words (uint8, contiguous) have zeros enough to look for them in each block."""
+    row = dtype.spec
+    n_rows = words.size // (row.word_bytes * spec.ROW)
+    if len(row.planes) < 2 or n_rows * spec.ROW < spec.SPARSE_MIN_WORDS:
+        return False
+    rows = words[: n_rows * spec.ROW * row.word_bytes].view(f"u{row.word_bytes}")
+    count = min(n_rows, spec.SPARSE_PROBE_ROWS)
+    sample = rows.reshape(n_rows, spec.ROW)[np.arange(count) * n_rows // count]
+    if row.transform in {spec.ROTATE, spec.ROTATE_BIAS}:
+        sample <<= sample.dtype.type(1)  # without the sign
+    zeros = sample.size - int(np.count_nonzero(sample))
+    return zeros << spec.SPARSE_PROBE_LOG >= sample.size
+
+
+def matrix(words: Bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray[Any, Any] | None:
+    """The words as the matrix for which a model is sought, uint[n_rows, n_columns]; or None.
+
+    Columns are the trailing dimensions, taken from the last on until there are
+    `MODEL_MIN_COLUMNS`; never the first dimension.
+    """
+    n_words = prod(shape)
+    if dtype.name not in spec.PREDICTED_TYPES or n_words < spec.MODEL_MIN_WORDS:
+        return None
+    n_columns = 1
+    for size in shape[:0:-1]:
+        n_columns *= size
+        if n_columns >= spec.MODEL_MIN_COLUMNS:
+            break
+    if not spec.MIN_COLUMNS <= n_columns <= spec.MAX_COLUMNS:
+        return None
+    return words.view(f"u{dtype.spec.word_bytes}").reshape(-1, n_columns)
+
+
+def find_model(words: Bytes, dtype: DType, shape: tuple[int, ...], profile: int) -> Any:
+    """The `kernels.predictor.Model` that promises a gain, or None."""
+    found = matrix(words, dtype, shape)
+    if found is None:
+        return None
+    from .kernels.predictor_fit import fit  # brings Numba
+
+    rank = FAST_RANK if profile == spec.PROFILE_FAST else spec.MAX_RANK
+    return fit(found, dtype.name, rank)
