@@ -21,14 +21,13 @@ from .jit import SOURCES, entry_point
 from .lanes import LANES, Lanes, advanced, load_lanes, numbered, spread, store_lanes
 from .lookups import HAS_LOOKUP256, WIDE, lookup16, lookup256, table256
 from .minifloat import n_bytes, narrowed
-from .quantspec import DYNAMIC8, MAX_BLOCK_LOG
+from .quantspec import DYNAMIC8, SCRATCH_BYTES
 from .scales import decoding, load_scale
 from .vector import I64, constant, copy_bytes, loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SCRATCH_BYTES = 4 << MAX_BLOCK_LOG  # of a block of float32
 _U64, _I64, _F32 = types.uint64, types.int64, types.float32
 
 
@@ -103,19 +102,19 @@ def decode_units(
     return types.void(element, dtype, _U64, _U64, _U64, _F32, _F32, _U64), generate
 
 
-def _dequantizer(sources: str, element: int, dtype: int) -> Any:
+def _dequantizer(sources: int, element: int, dtype: int) -> Any:
     size, halved = n_bytes(dtype), int(element in NIBBLES)
     has_offsets = scan_of(element) > SIGNED
 
-    @entry_point(types.void(*(_U64, _I64, _I64, _I64, _U64, _U64, _U64), *(_I64, _F32, _U64)))
+    @entry_point(types.void(*(_U64, _I64, _I64, _I64, _U64, _U64, _U64), *(_I64, _F32, _U64, _U64)))
     def dequantize_rows(
-        codes, n_rows, row, block, scales, offsets, out, scale_type, tensor_scale, table
+        codes, n_rows, row, block, scales, offsets, out, scale_type, tensor_scale, table, scratch
     ):
-        """Inverse of `quantize_rows`, but for the flagged values."""
+        """Inverse of `quantize_rows`, but for the flagged values. At `scratch` is room for two
+        blocks of float32.
+        """
         assert sources
-        scratch = np.empty((2, SCRATCH_BYTES), np.uint8)
-        some_codes = np.uint64(scratch.ctypes.data)
-        decoded = some_codes + np.uint64(SCRATCH_BYTES)
+        some_codes, decoded = scratch, scratch + np.uint64(SCRATCH_BYTES)
         n_blocks = (row + block - 1) // block
         row_bytes = (row + halved) >> halved
         for r in range(n_rows):

@@ -24,12 +24,12 @@ from .blockwise import (
     scan,
     scan_of,
 )
-from .dequantize import SCRATCH_BYTES, decode_units
+from .dequantize import decode_units
 from .elements import HIGH_FIRST, NIBBLES, has_negative_zero
 from .jit import SOURCES, entry_point, kernel
 from .lanes import LANES
 from .minifloat import n_bytes
-from .quantspec import DYNAMIC8, E8M0, INT4, INT4_DIVISOR, STOCHASTIC
+from .quantspec import DYNAMIC8, E8M0, INT4, INT4_DIVISOR, SCRATCH_BYTES, STOCHASTIC
 from .scales import (
     choose_scale,
     decoding,
@@ -73,7 +73,7 @@ def _emit(codes, target, marks, flags, n, halved, mask):  # type: ignore[no-unty
     return count
 
 
-def _quantizer(sources: str, element: int, dtype: int, rounding: int) -> Any:
+def _quantizer(sources: int, element: int, dtype: int, rounding: int) -> Any:
     kind, signed_zero = scan_of(element), int(has_negative_zero(element))
     size, halved = n_bytes(dtype), int(element in NIBBLES)
     last_nibble = 0xF0 if element in HIGH_FIRST else 0x0F
@@ -82,7 +82,7 @@ def _quantizer(sources: str, element: int, dtype: int, rounding: int) -> Any:
         _I64(
             *(_U64, _I64, _I64, _I64, _U64, _U64, _U64, _U64),
             *(_I64, _I64, _F32, _I64, _I64, _F32),
-            *(types.boolean, _F32, _F32, _U64, _U32, _U32, _U64, _U64),
+            *(types.boolean, _F32, _F32, _U64, _U32, _U32, _U64, _U64, _U64),
         )
     )
     def quantize_rows(
@@ -108,19 +108,18 @@ def _quantizer(sources: str, element: int, dtype: int, rounding: int) -> Any:
         other_key,
         table,
         values_table,
+        scratch,
     ):
         """Quantize rows of `row` elements in blocks of `block`; how many values were flagged.
 
         `source`, `codes`, `scales`, `offsets` and `flags` (a byte an element, all zero) are
-        addresses; `index` is the number of the first element, for stochastic rounding.
+        addresses; `index` is the number of the first element, for stochastic rounding. At
+        `scratch` is room for four blocks of float32.
         """
         assert sources
-        scratch = np.empty((4, SCRATCH_BYTES), np.uint8)
-        decoded, padded = np.uint64(scratch[0].ctypes.data), np.uint64(scratch[1].ctypes.data)
-        some_codes, some_flags = (
-            np.uint64(scratch[2].ctypes.data),
-            np.uint64(scratch[3].ctypes.data),
-        )
+        room = np.uint64(SCRATCH_BYTES)
+        decoded, padded = scratch, scratch + room
+        some_codes, some_flags = scratch + np.uint64(2) * room, scratch + np.uint64(3) * room
         n_blocks = (row + block - 1) // block
         row_bytes = (row + halved) >> halved
         count = 0
@@ -198,22 +197,20 @@ def _quantizer(sources: str, element: int, dtype: int, rounding: int) -> Any:
     return quantize_rows
 
 
-def _measurer(sources: str, dtype: int) -> Any:
+def _measurer(sources: int, dtype: int) -> Any:
     size = n_bytes(dtype)
 
-    @entry_point(types.UniTuple(_F32, 3)(_U64, _I64))
-    def measure(source, n):
+    @entry_point(types.UniTuple(_F32, 3)(_U64, _I64, _U64))
+    def measure(source, n, padded):
         """(smallest, largest, largest magnitude) of the finite ones of `n` elements; NaN, NaN and
-        0 without any.
+        0 without any. At `padded` is room for a unit.
         """
         assert sources
-        scratch = np.empty(SCRATCH_BYTES, np.uint8)
         n_units = np.uint64(n // LANES)
         least, most, _ = scan(EXTENT, 1, dtype, source, n_units)
         rest = n % LANES
         low, high = float_of(least), float_of(most)
         if rest:
-            padded = np.uint64(scratch.ctypes.data)
             _pad(source + np.uint64((n - rest) * size), padded, rest, size)
             least, most, _ = scan(EXTENT, 1, dtype, padded, np.uint64(1))
             a, z = float_of(least), float_of(most)

@@ -15,6 +15,7 @@ HEADER_BYTES: Final = 64
 MAX_PARTS: Final = 5  # codes, scales, offsets, positions, values
 MIN_BLOCK_LOG: Final = 4
 MAX_BLOCK_LOG: Final = 12
+SCRATCH_BYTES: Final = 4 << MAX_BLOCK_LOG  # of the largest block of float32
 
 # --- elements: what a code means -----------------------------------------------------------
 

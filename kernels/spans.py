@@ -16,21 +16,23 @@ _USABLE = np.uint32(INFINITY_BITS - (1 << 23))
 _LARGEST = np.uint32(0xFFFFFFFF)
 
 
-def _entry_point(sources: str) -> Any:
+def _entry_point(sources: int) -> Any:
     @entry_point(
         types.UniTuple(types.float64, 2)(
-            types.Array(types.uint32, 2, "C", readonly=True), types.int64
+            types.Array(types.uint32, 2, "C", readonly=True),
+            types.int64,
+            types.Array(types.uint32, 1, "C"),
+            types.Array(types.uint32, 1, "C"),
         )
     )
-    def spans(patterns, block):
+    def spans(patterns, block, low, high):
         """Sum over the elements of their block's extent in units of the last place, for blocks of
         `block` elements along the rows, and along the columns, of float32 bits.
 
-        Only normal values above 0 count. The sums are of integers below 2^53: exact.
+        Only normal values above 0 count. `low` and `high` are room for a row each. The sums are of integers below 2^53: exact.
         """
         assert sources
         n_rows, row = patterns.shape
-        low, high = np.empty(row, np.uint32), np.empty(row, np.uint32)
         along_rows = along_columns = 0.0
         for first in range(0, n_rows, block):
             last = min(first + block, n_rows)

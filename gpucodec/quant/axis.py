@@ -68,7 +68,8 @@ def _closer_axis(array: Array, block: int) -> int:
     with np.errstate(all="ignore"):
         narrow = np.ascontiguousarray(array, np.float32).view(np.uint32)
     along_rows = along_columns = 0.0
+    room = np.empty((2, narrow.shape[-1]), np.uint32)
     for matrix in narrow.reshape(narrow.shape[0], -1, narrow.shape[-1]).swapaxes(0, 1):
-        one = spans(np.ascontiguousarray(matrix), block)
+        one = spans(np.ascontiguousarray(matrix), block, *room)
         along_rows, along_columns = along_rows + one[0], along_columns + one[1]
     return 0 if along_columns < along_rows else -1
