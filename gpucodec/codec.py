@@ -228,15 +228,14 @@ def decode_batch(
     if len(targets) != len(items):
         message = f"out has {len(targets)} targets for {len(items)} frames"
         raise ValueError(message)
-    quantized = [i for i, raw in enumerate(items) if _is_quantized(raw)]
-    plain = [i for i in range(len(items)) if i not in set(quantized)]
-    decoded = _decode([(items[i], targets[i]) for i in plain], limit, threads)
-    results: list[Any] = [None] * len(items)
-    for i, result in zip(plain, decoded, strict=True):
-        results[i] = result.array
-    for i in quantized:
-        results[i] = decode(items[i], targets[i], limit=limit, threads=threads)
-    return results
+    pairs = list(zip(items, targets, strict=True))
+    plain = iter(_decode([p for p in pairs if not _is_quantized(p[0])], limit, threads))
+    return [
+        decode(raw, target, limit=limit, threads=threads)
+        if _is_quantized(raw)
+        else next(plain).array
+        for raw, target in pairs
+    ]
 
 
 def decode_blocks(
