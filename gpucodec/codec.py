@@ -16,7 +16,7 @@ from .errors import CorruptionError, TruncatedError
 from .kernels import quantspec, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .buffers import Bytes
     from .frame import Frame
@@ -328,6 +328,12 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
     if _is_quantized(raw):
         _quantized().verify(raw, threads=threads)
         return
+    for _ in decoded_pieces(raw, threads=threads):
+        pass
+
+
+def decoded_pieces(raw: Bytes, *, threads: int | None = None) -> Iterator[Bytes]:
+    """The decoded bytes of a frame, some MiB at a time, in memory that is used again."""
     parsed = frames.parse(raw)
     step = max(1, VERIFY_BYTES // parsed.block_bytes)
     scratch = np.empty(min(step * parsed.block_bytes, parsed.decoded_bytes), np.uint8)
@@ -337,6 +343,7 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
         payload = raw[parsed.offsets[first] : parsed.offsets[last]]
         out = scratch[: stop - first * parsed.block_bytes]
         decode_blocks(parsed, payload, first, last, out, threads=threads)
+        yield out
 
 
 def max_encoded_size(

@@ -222,9 +222,11 @@ def judged(frame):
     try:
         expected = spec_decoder.decode(frame.tobytes())
     except spec_decoder.Refused as refusal:
-        with pytest.raises(GpucodecError):
-            pytest.fail(f"{gpucodec.decode(frame, limit=1 << 20)} for what is refused: {refusal}")
+        for refuse in (gpucodec.decode, gpucodec.verify):
+            with pytest.raises(GpucodecError):
+                pytest.fail(f"{refuse(frame)} for what is refused: {refusal}")
         return False
+    gpucodec.verify(frame)
     found = gpucodec.decode(frame, limit=1 << 20)
     assert (found.dtype.name, found.shape) == (expected.name, expected.shape)
     theirs = expected.raw.view(found.dtype).reshape(found.shape)
@@ -408,3 +410,21 @@ def test_frames_and_containers_decode_alike():
     assert info.encoded_bytes == container.size
     with pytest.raises(gpucodec.LimitError):
         gpucodec.decode(container, limit=x.nbytes - 1)
+
+
+def test_verify_needs_little_memory():
+    """A container of 256 MiB of codes that takes some kilobytes."""
+    tracemalloc = pytest.importorskip("tracemalloc")
+    shape, config = (1 << 14, 1 << 14), QuantizeConfig("int8", 4096)
+    codes = np.zeros((1, 1 << 20), np.uint8)
+    parts = [
+        gpucodec.encode(np.broadcast_to(codes, (256, 1 << 20)).reshape(shape)),
+        gpucodec.encode(np.ones((1 << 14, 4), np.float32)),
+    ]
+    frame = containers.join(config, BY_NAME["float32"], shape, 1.0, parts)
+    tracemalloc.start()
+    gpucodec.verify(frame)
+    assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    tracemalloc.stop()
+    with pytest.raises(gpucodec.LimitError):
+        gpucodec.decode(frame, limit=1 << 20)

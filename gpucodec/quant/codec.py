@@ -17,6 +17,8 @@ from .salvage import known_steps, salvaged
 from .tensor import Quantized, dequantize as dequantize_quantized, quantize, require_float
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..buffers import Bytes
     from ..codec import FrameInfo
     from ..dtypes import DType
@@ -148,9 +150,7 @@ def read(
     """The arrays of a parsed container; when salvaging, without what damaged blocks hold."""
     arrays: dict[str, Any] = {}
     damage: Damage = {}
-    for part in header.parts:
-        piece = raw[part.start : part.stop]
-        check_part(part, frames.parse(piece), arrays, prod(header.shape))
+    for part, piece, _ in checked_parts(raw, header):
         decoded = codec.decode(piece, limit=None, threads=threads, salvage=salvage)
         if salvage:
             decoded, damage[part.name] = decoded
@@ -185,19 +185,30 @@ def assemble(header: Header, arrays: dict[str, Any], damage: Damage | None = Non
     )
 
 
-def _positions(steps: Any, n: int) -> Any:
-    """int64: the element numbers that are stored as steps."""
-    ends = np.cumsum(steps.astype(np.uint64) + np.uint64(1), dtype=np.uint64)
-    if ends.size and (not ends[0] or (ends[1:] <= ends[:-1]).any() or ends[-1] > n):
+def _positions(steps: Any, n: int, first: int = 0) -> Any:
+    """int64: the element numbers that are stored as steps from element `first` on."""
+    ends = np.cumsum(steps.astype(np.uint64) + np.uint64(1), dtype=np.uint64) + np.uint64(first)
+    if ends.size and (ends[0] <= first or (ends[1:] <= ends[:-1]).any() or ends[-1] > n):
         message = f"positions of exceptions are not ascending and below {n}"
         raise CorruptionError(message)
     return ends.astype(np.int64) - 1
 
 
-def check_part(part: Part, parsed: Frame, arrays: dict[str, Any], n: int) -> None:
+def checked_parts(raw: Bytes, header: Header) -> Iterator[tuple[Part, Bytes, Frame]]:
+    """Each part, its bytes and its table, before it is decoded."""
+    n_exceptions: dict[str, int] = {}
+    for part in header.parts:
+        piece = raw[part.start : part.stop]
+        parsed = frames.parse(piece)
+        check_part(part, parsed, prod(header.shape), n_exceptions)
+        yield part, piece, parsed
+
+
+def check_part(part: Part, parsed: Frame, n: int, n_exceptions: dict[str, int]) -> None:
     """Refuse a frame that is not what the header makes it, before it is decoded.
 
-    `arrays` are the parts decoded before, `n` is the number of the tensor's elements.
+    `n` is the number of the tensor's elements. `n_exceptions` must be empty for the first part
+    and the same for all, as there are as many values as positions.
 
     Raises
     ------
@@ -212,10 +223,10 @@ def check_part(part: Part, parsed: Frame, arrays: dict[str, Any], n: int) -> Non
         raise CorruptionError(message)
     shape = part.shape
     if shape is None:
-        shape = arrays["positions"].shape if part.name == "values" else parsed.shape
-        if len(shape) != 1 or not 0 < shape[0] <= n:
-            message = f"{part.name} have shape {shape}, for {n} elements"
+        if len(parsed.shape) != 1 or not 0 < parsed.shape[0] <= n:
+            message = f"{part.name} have shape {parsed.shape}, for {n} elements"
             raise CorruptionError(message)
+        shape = (n_exceptions.setdefault("positions", parsed.shape[0]),)
     if (parsed.dtype.name, parsed.shape) != (part.dtype, shape):
         message = (
             f"{part.name} are {parsed.dtype.name} {parsed.shape}, "
@@ -228,10 +239,7 @@ def inspect(frame: Any) -> QuantizedInfo:
     """What a container's header and the tables of its frames say; nothing is decoded."""
     raw = buffers.encoded(frame)
     header = quantframe.parse(raw)
-    parts = {
-        part.name: codec.describe(frames.parse(raw[part.start : part.stop]))
-        for part in header.parts
-    }
+    parts = {part.name: codec.describe(parsed) for part, _, parsed in checked_parts(raw, header)}
     n_exceptions = parts["values"].shape[0] if "values" in parts else 0
     return QuantizedInfo(
         header.config,
@@ -254,7 +262,13 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
 
     """
     raw = buffers.encoded(frame)
-    read(raw, quantframe.parse(raw), threads=threads)
+    header = quantframe.parse(raw)
+    n = prod(header.shape)
+    for part, piece, parsed in checked_parts(raw, header):
+        end = 0
+        for decoded in codec.decoded_pieces(piece, threads=threads):
+            if part.name == "positions":
+                end = int(_positions(decoded.view(parsed.dtype.numpy), n, end)[-1]) + 1
 
 
 def max_encoded_bytes(dtype: DType, shape: tuple[int, ...], config: QuantizeConfig) -> int:

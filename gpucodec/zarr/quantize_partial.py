@@ -118,7 +118,7 @@ def _read_start(
         [answer] = yield [source.request(codes.start, codes.start + needed)]
         table = present(answer)
     parsed = frames.parse(table[:needed], whole=False)
-    check_part(codes, parsed, {}, prod(chunk.shape))
+    check_part(codes, parsed, prod(chunk.shape), {})
     return header, parsed
 
 
@@ -135,10 +135,11 @@ def _read_parts(
     )
     rest = present(answer)
     arrays: dict[str, Any] = {"codes": raw.reshape(layout.codes_shape)}
+    n_exceptions: dict[str, int] = {}
     for part in others:
         frame = rest[part.start - begin : part.stop - begin]
         part.check(frame)
-        check_part(part, frames.parse(frame), arrays, layout.size)
+        check_part(part, frames.parse(frame), layout.size, n_exceptions)
         arrays[part.name] = codec.decode(frame, limit=None)
     return assemble(header, arrays)
 
