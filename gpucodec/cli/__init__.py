@@ -14,6 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import CorruptionError, GpucodecError
+from ..kernels import quantspec
 from ..threads import set_threads
 from .errors import INTERRUPTED, CommandError, DamagedError
 
@@ -76,32 +77,56 @@ def _terminate_cleanly() -> None:
 @click.option(
     "--check", is_flag=True, help="Read DST back and compare every bit before it appears."
 )
+@click.option(
+    "--quantize",
+    type=click.Choice(tuple(quantspec.BY_NAME)),
+    help="LOSSY: quantize matrices of floats in this format.",
+)
+@click.option(
+    "--bound",
+    metavar="KIND=VALUE",
+    help="With --quantize: how far a value may be off, such as rel=0.01, abs=1e-3 or range=1e-4; "
+    "what would be further off is kept exactly.",
+)
 @force
-def compress(src: Path, dst: Path, *, check: bool, force: bool) -> None:
+def compress(
+    src: Path, dst: Path, *, check: bool, quantize: str | None, bound: str | None, force: bool
+) -> None:
     """Write the tensors of SRC as a zarr store DST.
 
-    SRC is a file or a zarr store.
+    SRC is a file or a zarr store. Every bit is kept, unless you ask for --quantize.
     """
-    from . import files, stores
+    from . import files, lossy, stores
+    from .console import say
 
+    if bound and not quantize:
+        raise CommandError("--bound is for --quantize FORMAT; without it nothing is lossy")
+    if check and quantize:
+        raise CommandError("--check compares bits, which --quantize changes; verify checks DST")
     started = time.perf_counter()
     contents = files.read(src)
+    config = lossy.config_of(quantize, bound) if quantize else None
     if contents.kind == "zarr":
+        if config is not None:
+            raise CommandError(f"--quantize takes a file; {src} is a zarr store")
         _copy(src, dst, "gpucodec", force=force)
         return
-    _write(src, dst, contents, check=check, force=force)
+    _write(src, dst, contents, config, check=check, force=force)
+    if config is not None:
+        for sentence in lossy.summary(contents, config):
+            say(sentence)
     n_bytes = contents.nbytes
     _report(src, n_bytes, dst, stores.open_store(dst).stored_bytes, n_bytes, started)
 
 
-def _write(src: Path, dst: Path, contents: Any, *, check: bool, force: bool) -> None:
+def _write(src: Path, dst: Path, contents: Any, quantize: Any, *, check: bool, force: bool) -> None:
     from . import check as checks, output, stores
     from .console import progress, ready
 
     ready()
     with output.replacing(dst, force=force) as partial:
         with progress(f"compress {src.name}", contents.nbytes) as done:
-            stores.write(partial, contents.watched(done), "gpucodec")
+            stores.write(partial, contents.watched(done), "gpucodec", quantize)
         if check:
             with progress(f"check {dst.name}", contents.nbytes) as done:
                 written = stores.read(stores.open_store(partial))
@@ -116,7 +141,7 @@ def _write(src: Path, dst: Path, contents: Any, *, check: bool, force: bool) -> 
 def decompress(src: Path, dst: Path, *, force: bool) -> None:
     """Write the tensors of a zarr store SRC as a file DST, bit for bit.
 
-    The name of DST says which kind: .safetensors, .pt .pth .bin, .npy or .npz.
+    Tensors that were stored with --quantize come back as they were rounded. The name of DST says which kind: .safetensors, .pt .pth .bin, .npy or .npz.
     """
     from . import files, output, stores
     from .console import progress, ready
