@@ -179,7 +179,7 @@ SPARSE_LOG: Final = 5  # is tried packed, if 1/32 of their words are zero
 SPARSE_SURE_LOG: Final = 3  # floats, 1/8 of whose words are zero, are packed without a contest
 MODEL_MIN_WORDS: Final = 1 << 16  # smaller arrays have no model
 MODEL_MIN_COLUMNS: Final = 64  # trailing dimensions are joined up to here
-MODEL_MEASURED_BLOCKS: Final = 16  # coded with and without the model
+MODEL_MEASURED_BLOCKS: Final = 4  # coded with and without the model
 LOG2_STEPS_LOG: Final = 8  # log2 of the steps of its table, between which it is linear
 
 # --- checksum: XXH3-64, long inputs only --------------------------------------------------------

@@ -150,7 +150,7 @@ class _Rows:
             raise DamagedError(f"{self.store.path}: {name}[{where}]: {error}") from error
 
 
-def write(path: Path, contents: Contents, codec: str) -> None:
+def write(path: Path, contents: Contents, codec: str, profile: str = "ratio") -> None:
     """Write tensors as a new store in the project's layout."""
     paths = layout.array_paths(tensor.name for tensor in contents.tensors)
     note = layout.remember(contents.kind, paths, contents.extra)
@@ -163,7 +163,7 @@ def write(path: Path, contents: Contents, codec: str) -> None:
                 dtype=source.dtype,
                 chunks=layout.chunk_shape(source.shape, source.dtype.itemsize),
                 config={"write_empty_chunks": True},
-                **codec_arguments(codec, source.dtype),
+                **codec_arguments(codec, source.dtype, profile),
             )
             fill(array, source)
 
@@ -179,8 +179,8 @@ def fill(array: zarr.Array[Any], source: Tensor) -> None:
             array[rows if array.shape else ()] = piece
 
 
-def codec_arguments(codec: str, dtype: Any) -> dict[str, Any]:
-    """What `create_array` needs to encode with one of `CODECS`.
+def codec_arguments(codec: str, dtype: Any, profile: str = "ratio") -> dict[str, Any]:
+    """What `create_array` needs to encode with one of `CODECS`, gpucodec in a profile.
 
     Types that gpucodec does not take get zarr's own codecs.
     """
@@ -192,7 +192,8 @@ def codec_arguments(codec: str, dtype: Any) -> dict[str, Any]:
                 carrier(dtype)
             except TypeError:
                 return {}
-            return {"serializer": TensorCodec(), "compressors": None, "filters": None}
+            serializer = TensorCodec(profile=profile)
+            return {"serializer": serializer, "compressors": None, "filters": None}
         case "zstd":
             return {"compressors": ZstdCodec(level=3)}
         case "blosc":
