@@ -24,7 +24,7 @@ from .codec import (
     max_encoded_size,
     verify,
 )
-from .config import TensorConfig
+from .config import LZConfig, TensorConfig
 from .errors import (
     CorruptionError,
     GpucodecError,
@@ -41,6 +41,7 @@ __all__ = [
     "CorruptionError",
     "FrameInfo",
     "GpucodecError",
+    "LZConfig",
     "LimitError",
     "ModelInfo",
     "PlaneInfo",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import buffers, frame as frames, predicted, threads as pool
-from .config import DEFAULT_CONFIG, TensorConfig
+from .config import DEFAULT_CONFIG, Config
 from .dtypes import from_numpy
 from .errors import CorruptionError, TruncatedError
 from .kernels import spec
@@ -106,7 +106,7 @@ class FrameInfo:
         return self.decoded_bytes / self.encoded_bytes
 
 
-def encode(array: Any, config: TensorConfig | None = None, *, threads: int | None = None) -> Bytes:
+def encode(array: Any, config: Config | None = None, *, threads: int | None = None) -> Bytes:
     """Encode an array as one frame, losslessly.
 
     Parameters
@@ -115,7 +115,7 @@ def encode(array: Any, config: TensorConfig | None = None, *, threads: int | Non
         NumPy array of any shape, strides and byte order (ml_dtypes too), torch tensor on the CPU,
         DLPack or `__array__` provider, or any buffer.
     config
-        How to encode it; the bytes depend on nothing else.
+        How to encode it, a `TensorConfig` or `LZConfig`; the bytes depend on nothing else.
     threads
         The most threads to use; all that `set_threads` allows by default.
 
@@ -178,7 +178,7 @@ def decode(
 
 
 def encode_batch(
-    arrays: Iterable[Any], config: TensorConfig | None = None, *, threads: int | None = None
+    arrays: Iterable[Any], config: Config | None = None, *, threads: int | None = None
 ) -> list[Bytes]:
     """Encode many arrays, side by side: `[encode(array, config) for array in arrays]`."""
     items = list(arrays)
@@ -266,8 +266,8 @@ def describe(parsed: Frame) -> FrameInfo:
         widths = [(spec.MASK_BITS, "mask"), (1, "signs"), *widths]
         n_packed = int(np.count_nonzero(parsed.entries[:, 0] != spec.NOT_PACKED[0]))
     for p, (bits, role) in enumerate(widths):
-        counts = np.bincount(parsed.coders[:, p], minlength=len(spec.CODER_NAMES))
-        coders = {name: int(n) for name, n in zip(spec.CODER_NAMES, counts, strict=True) if n}
+        counts = np.bincount(parsed.coders[:, p])
+        coders = {spec.CODER_NAMES[coder]: int(n) for coder, n in enumerate(counts) if n}
         planes.append(PlaneInfo(bits, int(parsed.payload_bytes[:, p].sum()), coders, role))
     return FrameInfo(
         parsed.dtype.name,
@@ -310,9 +310,7 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
         decode_blocks(parsed, payload, first, last, out, threads=threads)
 
 
-def max_encoded_size(
-    shape: int | Sequence[int], dtype: Any, config: TensorConfig | None = None
-) -> int:
+def max_encoded_size(shape: int | Sequence[int], dtype: Any, config: Config | None = None) -> int:
     """The most bytes that a frame of an array of this shape and data type can have."""
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     found = from_numpy(np.dtype(dtype))

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import plan, predicted, threads as pool
-from .config import DEFAULT_CONFIG
+from . import cpu_lz, plan, predicted, threads as pool
+from .config import LZConfig, TensorConfig
 from .dtypes import BY_NAME
 from .errors import CorruptionError
 from .frame import (
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .buffers import Bytes
-    from .config import TensorConfig
+    from .config import Config
     from .dtypes import DType
     from .frame import Frame
 
@@ -137,6 +137,10 @@ class _Encoding:
     flags: int = 0
     model: Any = None
     """A `kernels.predictor.Model` if the flags say so."""
+    lz: bool = False
+    """Whether blocks and planes may be coded by LZ instead; no flags then."""
+    only_lz: LZConfig | None = None
+    """All blocks are coded by LZ, or left as they are."""
 
     @property
     def n_blocks(self) -> int:
@@ -152,7 +156,10 @@ class _Encoding:
 
     def room(self, n_blocks: int) -> int:
         """The most bytes that this many blocks can take, and what a store may overlap."""
-        n_words = min(n_blocks * self.block_bytes, self.words.size) // self.dtype.spec.word_bytes
+        n_bytes = min(n_blocks * self.block_bytes, self.words.size)
+        if self.only_lz:
+            return cpu_lz.room(n_bytes, n_blocks)
+        n_words = n_bytes // self.dtype.spec.word_bytes
         most = max_payload_bytes(self.dtype, n_words, self.block_log, self.flags)
         return most + WRITE_SLACK
 
@@ -162,11 +169,14 @@ class _Encoding:
         """Encode blocks `first` to `last` - 1: bytes written to `out`, blocks packed."""
         row = self.dtype.spec
         words = self.words[first * self.block_bytes : last * self.block_bytes]
+        if self.only_lz:
+            return cpu_lz.encode_run(words, self.dtype, self.only_lz, out, entries, hashes), 0
         bits = np.array(plane_bits(self.dtype, self.flags), np.uint8)
         fixed = 1 << self.block_log, row.word_bytes, row.transform, bits
         if self.profile == spec.PROFILE_RATIO and not self.flags:
             encode_blocks = _encoder().encode_blocks
-            return encode_blocks(words, *fixed, out, entries, hashes, _scratch.encode), 0
+            size = encode_blocks(words, *fixed, out, entries, hashes, _scratch.encode)
+            return self.shrink(words, size, out, entries), 0
         from .kernels.encode_full import encode_blocks as full
         from .kernels.predictor import NO_MODEL
 
@@ -174,7 +184,14 @@ class _Encoding:
         places = out, entries, hashes, _scratch.encode_full
         first_word = first << self.block_log
         transforms = self.profile, sparse, predicted, self.model or NO_MODEL
-        return full()(words, first_word, *fixed, *transforms, *places)  # type: ignore[no-any-return]
+        size, n_packed = full()(words, first_word, *fixed, *transforms, *places)
+        return self.shrink(words, size, out, entries), n_packed
+
+    def shrink(self, words: Bytes, size: int, out: Bytes, entries: Entries) -> int:
+        """Let LZ replace payloads in `out`, if it may; bytes that remain."""
+        if not self.lz:
+            return size
+        return cpu_lz.shrink_run(words, self.dtype, self.block_log, size, out, entries)
 
     def sample_bytes(self, blocks: Iterable[int]) -> int:
         """Payloads and entries of some blocks."""
@@ -186,16 +203,23 @@ class _Encoding:
 
 
 def encode(
-    words: Bytes, dtype: DType, shape: tuple[int, ...], config: TensorConfig, threads: int | None
+    words: Bytes, dtype: DType, shape: tuple[int, ...], config: Config, threads: int | None
 ) -> Bytes:
     """Encode little-endian words (uint8, contiguous) as one frame (uint8)."""
     block_log = config.block_log(dtype.spec.word_bytes)
+    if isinstance(config, LZConfig):
+        by_lz = _Encoding(words, dtype, block_log, spec.PROFILE_RATIO, only_lz=config)
+        return _frame(by_lz, shape, b"", threads)
     profile = spec.PROFILES.index(config.profile)
+    plain = _Encoding(words, dtype, block_log, profile)
+    if config.lz:
+        return _frame(replace(plain, lz=True), shape, b"", threads)
     flags = spec.SPARSE if plan.may_be_sparse(words, dtype) else 0
-    plain = _Encoding(words, dtype, block_log, profile, flags)
+    may_repeat = config.lz is None and profile != spec.PROFILE_FAST and not flags
+    plain = replace(plain, flags=flags, lz=may_repeat and plan.may_repeat(words, dtype))
     model = plan.find_model(words, dtype, shape, profile)
     if model is not None:
-        predicted = replace(plain, flags=flags | spec.PREDICTED, model=model)
+        predicted = replace(plain, flags=flags | spec.PREDICTED, model=model, lz=False)
         section = _pack_model(model)
         if _is_smaller(predicted, len(section), plain):
             return _frame(predicted, shape, section, threads)
@@ -206,7 +230,7 @@ def _pack_model(model: Any) -> bytes:
     from .kernels.predictor import join
 
     offsets = join(model)
-    encoded = encode(offsets, BY_NAME["uint8"], offsets.shape, DEFAULT_CONFIG, 1)
+    encoded = encode(offsets, BY_NAME["uint8"], offsets.shape, TensorConfig(lz=False), 1)
     return predicted.pack(model.n_columns, model.tile_rows, model.base, model.rank, encoded)
 
 
@@ -237,7 +261,9 @@ def _frame(encoding: _Encoding, shape: tuple[int, ...], model: bytes, threads: i
 
     runs = _runs(n_blocks, encoding.block_bytes)
     if len(runs) < 2 or threads == 1:  # noqa: PLR2004
-        end = start + (encode_run(0, n_blocks, out[start:]) if n_blocks else 0)
+        end = start
+        for run in runs:
+            end += encode_run(*run, out[end:])
     else:
         placement = _Placement(start)
         room = encoding.room(runs[0][1] - runs[0][0])
@@ -298,6 +324,33 @@ def _model(frame: Frame) -> Any:
     return frame.memo["model"]
 
 
+def _block_decoder(frame: Frame) -> Callable[..., None]:
+    """Decodes blocks without LZ: their first number, payloads, entries, hashes, output, status."""
+    row = frame.dtype.spec
+    fixed = frame.block_words, row.word_bytes, row.transform, frame.bits
+    if not (frame.flags & (spec.SPARSE | spec.PREDICTED) or frame.has_palettes):
+        decode_run = _decoder().decode_blocks
+
+        def dense(_first: int, payloads: Bytes, *places: Any) -> None:
+            entries, hashes, target, found = places
+            decode_run(payloads, entries, hashes, *fixed, target, found, _scratch.decode)
+
+        return dense
+    from .kernels.decode_full import decode_blocks
+    from .kernels.predictor import NO_MODEL
+
+    decode_any_run = decode_blocks()
+    is_sparse, is_predicted = frame.flags & spec.SPARSE != 0, frame.flags & spec.PREDICTED != 0
+    transforms = is_sparse, is_predicted, _model(frame) if is_predicted else NO_MODEL
+
+    def full(first: int, payloads: Bytes, *places: Any) -> None:
+        entries, hashes, target, found = places
+        words = first << frame.block_log, *fixed, *transforms
+        decode_any_run(payloads, entries, hashes, *words, target, found, _scratch.decode_full)
+
+    return full
+
+
 def decode_jobs(
     frame: Frame, payload: Bytes, first: int, last: int, out: Bytes, status: Bytes
 ) -> Iterator[tuple[int, Callable[[], None]]]:
@@ -312,38 +365,21 @@ def decode_jobs(
         The model of the frame is not valid.
 
     """
-    row = frame.dtype.spec
     offsets = frame.offsets
     size = frame.block_bytes
-    fixed = frame.block_words, row.word_bytes, row.transform, frame.bits
-    if frame.flags & (spec.SPARSE | spec.PREDICTED) or frame.coder >= spec.PALETTE:
-        from .kernels.decode_full import decode_blocks as full
-        from .kernels.predictor import NO_MODEL
-
-        decode_run = full()
-        sparse, is_predicted = frame.flags & spec.SPARSE != 0, frame.flags & spec.PREDICTED != 0
-        transforms = sparse, is_predicted, _model(frame) if is_predicted else NO_MODEL
-
-        def decode_blocks(a: int, *places: Any) -> None:
-            payloads, entries, hashes, target, found = places
-            words = a << frame.block_log, *fixed, *transforms
-            decode_run(payloads, entries, hashes, *words, target, found, _scratch.decode_full)
-    else:
-        decode_run = _decoder().decode_blocks
-
-        def decode_blocks(_first: int, *places: Any) -> None:
-            payloads, entries, hashes, target, found = places
-            decode_run(payloads, entries, hashes, *fixed, target, found, _scratch.decode)
+    decode_blocks = _block_decoder(frame)
 
     def job(a: int, b: int) -> Callable[[], None]:
-        return lambda: decode_blocks(
-            a,
-            payload[offsets[a] - offsets[first] : offsets[b] - offsets[first]],
-            frame.entries[a:b],
-            frame.hashes[a:b],
-            out[(a - first) * size : (b - first) * size],
-            status[a - first : b - first],
-        )
+        def work() -> None:
+            source = payload[offsets[a] - offsets[first] : offsets[b] - offsets[first]]
+            raw = out[(a - first) * size : (b - first) * size]
+            found = status[a - first : b - first]
+            if frame.has_lz:
+                cpu_lz.decode_run(frame, a, b, source, raw, found, partial(decode_blocks, a))
+            else:
+                decode_blocks(a, source, frame.entries[a:b], frame.hashes[a:b], raw, found)
+
+        return work
 
     for a, b in _runs(last - first, size):
         yield (b - a) * size, job(first + a, first + b)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct(spec.HEADER_FORMAT)
 _ARRAY_BYTES_MAX = (1 << 63) - 1
 _FLAGS = spec.STORED | spec.SPARSE | spec.PREDICTED
+_KNOWN_CODERS = sum(1 << coder for coder in spec.CODER_NAMES)
+_LZ_CODERS = 1 << spec.LZ | 1 << spec.LZ_WORDS
+_PALETTE_CODERS = (2 << spec.PALETTE_MAX_BITS) - 1 << spec.PALETTE
 
 
 @cache
@@ -68,6 +71,7 @@ def max_encoded_bytes(dtype: DType, shape: tuple[int, ...], block_log: int) -> i
     return start + prod(shape) * dtype.itemsize
 
 
+@lru_cache
 def max_payload_bytes(dtype: DType, n_words: int, block_log: int, flags: int = 0) -> int:
     """The most that the payloads of `n_words` words take: every plane stored raw."""
     zeros = (spec.MASK_BITS, 1) if flags & spec.SPARSE else ()  # of mask and signs
@@ -102,8 +106,8 @@ class Frame:
     """Where each block's payloads start in the frame; the last entry is the frame's end."""
     model: Bytes
     """The model as it stands in the frame, empty if there is none."""
-    coder: int
-    """The highest coder of an entry."""
+    used: int
+    """Bit `c` is set if an entry has coder `c`."""
     memo: dict[str, Any] = field(default_factory=dict, repr=False)
     """What was decoded of the model."""
 
@@ -111,6 +115,16 @@ class Frame:
     def bits(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         """Plane widths, uint8[n_planes], as the kernels take them."""
         return np.array(plane_bits(self.dtype, self.flags), np.uint8)
+
+    @property
+    def has_lz(self) -> bool:
+        """Whether a block or plane is coded by LZ."""
+        return self.used & _LZ_CODERS != 0
+
+    @property
+    def has_palettes(self) -> bool:
+        """Whether a plane is coded by a palette."""
+        return self.used & _PALETTE_CODERS != 0
 
     @property
     def payloads(self) -> int:
@@ -298,21 +312,49 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
         raise CorruptionError(message)
     offsets = np.empty(n_blocks + 1, np.int64)
     if n_entries:
-        coder = _kernels()[1](entries, end, offsets)
+        used = _kernels()[1](entries, end, offsets)
     else:
-        coder = spec.RAW
+        used = 0
         offsets[:-1] = end + np.arange(n_blocks) * (dtype.spec.word_bytes << block_log)
         offsets[-1] = end + decoded
-    if coder >= len(spec.CODER_NAMES):
-        message = f"frame uses coder {coder}, this gpucodec knows 0 to {len(spec.CODER_NAMES) - 1}"
+    unknown = used & ~_KNOWN_CODERS
+    if unknown:
+        message = (
+            f"frame uses coder {unknown.bit_length() - 1}, this gpucodec knows "
+            f"{', '.join(map(str, spec.CODER_NAMES))}"
+        )
         raise UnsupportedError(message)
     if offsets[-1] != encoded:
         message = f"payloads end at {offsets[-1]}, the header says {encoded}"
         raise CorruptionError(message)
+    if used & _LZ_CODERS:
+        _check_lz_entries(dtype, flags, entries)
     model = raw[table_end:end]
     return Frame(
-        dtype, shape, block_log, encoded, flags, hashes, entries, offsets, model, int(coder)
+        dtype, shape, block_log, encoded, flags, hashes, entries, offsets, model, int(used)
     )
+
+
+def _check_lz_entries(
+    dtype: DType, flags: int, entries: np.ndarray[Any, np.dtype[np.uint32]]
+) -> None:
+    """LZ codes planes of 8 bits, or as the first of several planes all of a block's words."""
+    if flags:
+        message = f"frame has flags {flags:#x} and blocks coded by LZ, which exclude each other"
+        raise CorruptionError(message)
+    coders = entries >> np.uint32(spec.ENTRY_CODER_SHIFT)
+    whole = coders[:, 0] == spec.LZ_WORDS
+    constant_0 = spec.CONSTANT << spec.ENTRY_CODER_SHIFT
+    wrong = whole & ((entries[:, 1:] != constant_0).any(axis=1) | (len(dtype.spec.planes) == 1))
+    wrong |= (coders[:, 1:] == spec.LZ_WORDS).any(axis=1)
+    wrong |= (coders[:, dtype.bits != 8] == spec.LZ).any(axis=1)  # noqa: PLR2004
+    if wrong.any():
+        block = int(wrong.argmax())
+        found = [f"{entry:#x}" for entry in entries[block]]
+        message = (
+            f"block {block} has entries {found}, which LZ in planes {dtype.spec.planes} forbids"
+        )
+        raise CorruptionError(message)
 
 
 def table_hash(table: Bytes) -> int:

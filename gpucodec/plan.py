@@ -55,6 +55,32 @@ def matrix(words: Bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray[Any
     return words.view(f"u{dtype.spec.word_bytes}").reshape(-1, n_columns)
 
 
+def may_repeat(words: Bytes, dtype: DType) -> bool:
+    """Whether the words (uint8, contiguous) repeat enough for LZ to be tried.
+
+    Looks for short runs of words that occur twice in one of a few windows. Floats are left to
+    the kernels' own look: they may have one value nearly everywhere, or nothing to find.
+    """
+    row = dtype.spec
+    if row.transform in {spec.ROTATE, spec.ROTATE_BIAS}:
+        return True
+    whole = words.view(f"u{row.word_bytes}")
+    length = spec.LZ_PROBE_WORDS
+    if whole.size < length:
+        return False
+    run = spec.LZ_PROBE_RUN if row.word_bytes > 1 else spec.LZ_PROBE_RUN_OF_BYTES
+    n_windows = min(spec.LZ_PROBES, 1 + (words.size >> spec.LZ_PROBE_DISTANCE_LOG))
+    found = 0
+    for k in range(n_windows):
+        start = (whole.size - length) * (k + 1) // (n_windows + 1)
+        window = whole[start : start + length].astype(np.uint64)
+        keys = window[: length - run + 1].copy()
+        for i in range(1, run):
+            keys = keys * np.uint64(spec.LZ_PROBE_MULTIPLIER) + window[i : i + keys.size]
+        found += keys.size - np.unique(keys).size
+    return found << spec.LZ_PROBE_LOG >= n_windows * length
+
+
 def find_model(words: Bytes, dtype: DType, shape: tuple[int, ...], profile: int) -> Any:
     """The `kernels.predictor.Model` that promises a gain, or None."""
     found = matrix(words, dtype, shape)

@@ -14,6 +14,7 @@ import numpy as np
 from numba import typeof, types
 
 from . import palette, planes_predicted as planes, predictor, rans, sparse
+from .arrays import stack_array
 from .checksum import xxh3
 from .decode_plane import decode_plane, padding_status
 from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 ZERO = CONSTANT << ENTRY_CODER_SHIFT  # the entry of a plane without symbols
 MASK, SIGNS, PLANES = 0, 1, 2  # columns of the symbols of a block
 PAIR = 2  # blocks that are decoded together
+
+_pair = stack_array(types.int64, PAIR)
 
 
 class Scratch(NamedTuple):
@@ -121,8 +124,9 @@ def decode_blocks(sources: str = SOURCES) -> Any:
         first_column = MASK if is_sparse else PLANES
         block_bytes = block_words * word_bytes
         is_float = transform == ROTATE or transform == ROTATE_BIAS  # noqa: PLR1714
-        position, end = np.zeros(PAIR, np.int64), np.zeros(PAIR, np.int64)
-        n_kept, count = np.zeros(PAIR, np.int64), np.zeros(PAIR, np.int64)
+        position, end = _pair(), _pair()
+        position[0] = 0
+        n_kept, count = _pair(), _pair()
         for first in range(0, n_blocks, PAIR):
             n_here = min(PAIR, n_blocks - first)
             position[1] = position[0]

@@ -14,6 +14,7 @@ import numpy as np
 from numba import typeof, types
 
 from . import planes_predicted as planes, predictor, profiles, rans, sparse
+from .arrays import stack_array
 from .checksum import xxh3
 from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
 from .jit import SOURCES, entry_point, inlined, readonly_bytes
@@ -37,6 +38,9 @@ ZERO = CONSTANT << ENTRY_CODER_SHIFT  # the entry of a plane without symbols
 MASK, SIGNS, PLANES = 0, 1, 2  # columns of the symbols and entries of a block
 PACKED, PLAIN = 0, 1  # ways to code a block
 NEVER = 1 << 62  # the size of a block that was not coded that way
+
+_widths = stack_array(types.int64, PLANES + MAX_PLANES)
+_sizes = stack_array(types.int64, 2)
 
 
 class Scratch(NamedTuple):
@@ -134,7 +138,7 @@ def encode_blocks(sources: str = SOURCES) -> Any:
         block_bytes = block_words * word_bytes
         is_float = transform == ROTATE or transform == ROTATE_BIAS  # noqa: PLR1714
         position, n_packed, n_columns = np.int64(0), np.int64(0), PLANES + bits.size
-        widths, sizes = np.empty(n_columns, np.int64), np.empty(2, np.int64)
+        widths, sizes = _widths(), _sizes()
         widths[MASK], widths[SIGNS] = MASK_BITS, 1
         for p in range(bits.size):
             widths[PLANES + p] = bits[p]

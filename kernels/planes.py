@@ -17,6 +17,8 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from .arrays import stack_array
+from .entries import MAX_PLANES
 from .jit import inlined, kernel
 from .spec import BAD_PADDING, FLOAT64_BIAS, OK, PLAIN, ROTATE_BIAS, ROW, ZIGZAG
 from .vector import I64, constant, load, loop, splat, store, vector
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VECTOR_BYTES = 64
+
+_table = stack_array(types.uint64, MAX_PLANES, 3)
+_row = stack_array(types.uint8, 8 * ROW)
 
 
 def row_kernel(word_bytes: int, n_planes: int, *, merge: bool) -> Any:
@@ -117,8 +122,8 @@ _split_8x9, _merge_8x9 = row_kernel(8, 9, merge=False), row_kernel(8, 9, merge=T
 
 
 @kernel
-def split_rows_of_types(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
-    """The row kernel for any type of the format."""
+def split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+    """Cut rows of 64 words into planes; `table` is the address of (address, shift, mask) of each."""
     kind = np.uint64(transform)
     if word_bytes == 1:
         _split_1x1(address, n_rows, kind, table)
@@ -133,8 +138,8 @@ def split_rows_of_types(address, n_rows, word_bytes, transform, n_planes, table)
 
 
 @kernel
-def merge_rows_of_types(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
-    """The row kernel for any type of the format."""
+def merge_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+    """Inverse of `split_rows`; the masks are not looked at."""
     kind = np.uint64(transform)
     if word_bytes == 1:
         _merge_1x1(address, n_rows, kind, table)
@@ -148,7 +153,7 @@ def merge_rows_of_types(address, n_rows, word_bytes, transform, n_planes, table)
         _merge_8x9(address, n_rows, kind, table)
 
 
-def splitter(split_rows: Any) -> Any:
+def splitter(rows: Any) -> Any:
     """`split` over a choice of row kernels."""
 
     @inlined
@@ -160,7 +165,7 @@ def splitter(split_rows: Any) -> Any:
         n_planes = bits.size
         row_bytes = ROW * word_bytes
         n_rows = raw.size // row_bytes
-        table = np.empty((n_planes, 3), np.uint64)
+        table = _table()
         below = np.uint64(8 * word_bytes)
         for p in range(n_planes):
             width = np.uint64(bits[p])
@@ -170,21 +175,21 @@ def splitter(split_rows: Any) -> Any:
             table[p, 2] = (np.uint64(1) << width) - np.uint64(1)
         where = np.uint64(table.ctypes.data)
         source = np.uint64(raw.ctypes.data)
-        split_rows(source, np.uint64(n_rows), word_bytes, transform, n_planes, where)
+        rows(source, np.uint64(n_rows), word_bytes, transform, n_planes, where)
         rest = raw.size - n_rows * row_bytes
         if rest > 0:
-            last = np.zeros(row_bytes, np.uint8)
-            for i in range(rest):
-                last[i] = raw[n_rows * row_bytes + i]
+            last = _row()
+            for i in range(row_bytes):
+                last[i] = raw[n_rows * row_bytes + i] if i < rest else 0
             for p in range(n_planes):
                 table[p, 0] += np.uint64(n_rows * ROW)
             address = np.uint64(last.ctypes.data)
-            split_rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
+            rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
 
     return split
 
 
-def merger(merge_rows: Any) -> Any:
+def merger(rows: Any) -> Any:
     """`merge` over a choice of row kernels."""
 
     @inlined
@@ -202,21 +207,21 @@ def merger(merge_rows: Any) -> Any:
             table[p, 1] = below
         where = np.uint64(table.ctypes.data)
         target = np.uint64(raw.ctypes.data)
-        merge_rows(target, np.uint64(n_rows), word_bytes, transform, n_planes, where)
+        rows(target, np.uint64(n_rows), word_bytes, transform, n_planes, where)
         rest = raw.size - n_rows * row_bytes
         if rest > 0:
-            last = np.empty(row_bytes, np.uint8)
+            last = _row()
             for p in range(n_planes):
                 table[p, 0] += np.uint64(n_rows * ROW)
             address = np.uint64(last.ctypes.data)
-            merge_rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
+            rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
             for i in range(rest):
                 raw[n_rows * row_bytes + i] = last[i]
 
     return merge
 
 
-split, merge = splitter(split_rows_of_types), merger(merge_rows_of_types)
+split, merge = splitter(split_rows), merger(merge_rows)
 
 
 def _bit_rows(*, unpack: bool) -> Any:

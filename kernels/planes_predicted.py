@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import kernel
-from .planes import merge_rows_of_types, merger, row_kernel, split_rows_of_types, splitter
+from .planes import merge_rows, merger, row_kernel, split_rows, splitter
 
 _split_2x3, _merge_2x3 = row_kernel(2, 3, merge=False), row_kernel(2, 3, merge=True)
 _split_2x4, _merge_2x4 = row_kernel(2, 4, merge=False), row_kernel(2, 4, merge=True)
@@ -23,7 +23,7 @@ def _split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # typ
     elif word_bytes == 4 and n_planes == 6:
         _split_4x6(address, n_rows, kind, table)
     else:
-        split_rows_of_types(address, n_rows, word_bytes, transform, n_planes, table)
+        split_rows(address, n_rows, word_bytes, transform, n_planes, table)
 
 
 @kernel
@@ -36,7 +36,7 @@ def _merge_rows(address, n_rows, word_bytes, transform, n_planes, table):  # typ
     elif word_bytes == 4 and n_planes == 6:
         _merge_4x6(address, n_rows, kind, table)
     else:
-        merge_rows_of_types(address, n_rows, word_bytes, transform, n_planes, table)
+        merge_rows(address, n_rows, word_bytes, transform, n_planes, table)
 
 
 split, merge = splitter(_split_rows), merger(_merge_rows)

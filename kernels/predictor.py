@@ -25,6 +25,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .arrays import stack_array
 from .jit import inlined, kernel
 from .spec import FACTOR_LOG, OFFSET_LOG, OFFSET_STEP_LOG, PREDICTED_TYPES, n_offsets
 from .vector import I64, constant, load, loop, splat, store, vector
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 LANES = 32
 PAD = LANES  # bytes that must be readable behind each array of a model
+
+_last = stack_array(types.uint8, 4 * LANES)
 
 
 class Model(NamedTuple):
@@ -213,7 +216,7 @@ def shift_words(raw, word_bytes, first, model, direction, out):  # type: ignore[
     columns = np.uint64(model.columns.ctypes.data)
     row_factors = np.uint64(model.row_factors.ctypes.data)
     column_factors = np.uint64(model.column_factors.ctypes.data)
-    last = np.empty(LANES * word_bytes, np.uint8)
+    last = _last()
     last_at = np.uint64(last.ctypes.data)
     done = 0
     while done < n_words:

@@ -139,17 +139,17 @@ def _take_off(n_vectors, logs, b, u):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _fit_rows(matrix, n_chosen, n, group, rows, columns, sums, counts, work):  # type: ignore[no-untyped-def]
+def _fit_rows(matrix, n_chosen, n, group, rows, columns, sums, counts, work, means):  # type: ignore[no-untyped-def]
     """Step 1 and the sums of step 2, of at most `n_chosen` rows: (base, E_0, energy, words).
 
     Fills `rows` (int8), and adds to `sums` and `counts` (int32, zeros; a padded row for each `group`
-    rows). `columns` is the address of zeros, `work` that of two rows.
+    rows). `columns` is the address of zeros, `work` that of two rows, `means` (int64) has
+    room for each.
     """
     n_rows = matrix[2]
     n_vectors = np.uint64((n + LANES - 1) // LANES)
     width = n_vectors * np.uint64(4 * LANES)
     logs, u = work, work + (width >> np.uint64(1))
-    means = np.empty(n_chosen, np.int64)
     base = n_found = np.int64(0)
     for k in range(n_chosen):
         _row_logs(matrix, k * n_rows // n_chosen, n, logs)
@@ -359,6 +359,7 @@ def _fit_entry_point(sources: str = SOURCES) -> Any:
             I64,
             I32,
             types.int64[:, ::1],
+            I64,
         )
     )
     def fit_matrix(  # type: ignore[no-untyped-def]
@@ -379,6 +380,7 @@ def _fit_entry_point(sources: str = SOURCES) -> Any:
         p,
         q,
         symbols,
+        means,
     ):
         """Steps 1, 2 and 4 to 7: (base, tile_rows, rank); rank -1 if no model is worth it.
 
@@ -391,7 +393,7 @@ def _fit_entry_point(sources: str = SOURCES) -> Any:
         n_groups = (n_rows + GROUP - 1) // GROUP
         at, c = np.uint64(work.ctypes.data), np.uint64(columns.ctypes.data)
         base, _, energy, words = _fit_rows(
-            matrix, n_rows, n_columns, GROUP, rows, c, sums, counts, at
+            matrix, n_rows, n_columns, GROUP, rows, c, sums, counts, at, means
         )
         per_tile = _fit_tiles(sums, counts, n_groups, n_columns, energy, words, columns)
         tile_rows = n_rows if per_tile == n_groups else per_tile * GROUP
@@ -462,6 +464,7 @@ def fit(words: NDArray[Any], name: str, max_rank: int = MAX_RANK) -> Model | Non
         np.zeros(n_sampled, np.int64),
         np.zeros(width, np.int32),
         np.zeros((2, 256), np.int64),
+        np.zeros(n_rows, np.int64),
     )
     if rank < 0 or n_offsets(n_rows, n_columns, tile_rows, rank) > words.size:
         return None

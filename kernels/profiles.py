@@ -39,6 +39,7 @@ from .spec import (
     ROW,
     SAMPLE_MIN_ROWS,
 )
+from .uniform import is_constant
 from .vector import copy_bytes
 
 
@@ -59,7 +60,7 @@ def _palette(symbols, n, bits, profile, raw_bytes, out, scratch, flags):  # type
     if n_rows == 0:
         return RAW, 0
     stride = np.int64(PROBE_STRIDE if n_rows >= SAMPLE_MIN_ROWS else 1)
-    n_counted = choose._histogram(symbols, n_rows, stride, scratch.counts)  # noqa: SLF001
+    n_counted = choose.histogram(symbols, n_rows, stride, scratch.counts)
     counts = scratch.counts[0]
     code_bits, base, size = palette.plan(counts, n_counted, n, bits)
     limit = raw_bytes - (raw_bytes >> PROBE_MIN_GAIN_LOG)
@@ -77,7 +78,7 @@ def _palette(symbols, n, bits, profile, raw_bytes, out, scratch, flags):  # type
 @inlined
 def encode_plane(symbols, n, bits, profile, out, scratch, flags):  # type: ignore[no-untyped-def]
     """As `choose.encode_plane`, in a profile; `flags` is uint64[ceil(n / 64)] of work space."""
-    if choose._is_constant(symbols, n):  # noqa: SLF001
+    if is_constant(symbols, n):
         return CONSTANT << ENTRY_CODER_SHIFT | np.int64(symbols[0])
     raw_bytes = raw_plane_bytes(n, bits)
     coder, size = _palette(symbols, n, bits, profile, raw_bytes, out, scratch, flags)

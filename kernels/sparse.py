@@ -32,6 +32,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import simd
+from .arrays import stack_array
 from .jit import inlined, kernel
 from .spec import MASK_BITS, ROTATE, ROTATE_BIAS, ROW, SPARSE_LOG, SPARSE_STRIDE
 from .vector import I64, constant, load, loop, splat, store, vector
@@ -42,6 +43,8 @@ ONES = 0x4332322132212110  # of the symbol s, at bit 4 s
 ONE, NONE = np.uint64(1), np.uint64(0)
 I8 = ir.IntType(8)
 PAIRS = vector(8, 16)  # 16 symbols seen as 8 pairs
+
+_row = stack_array(types.uint8, 8 * ROW)
 
 
 def _vector_row(
@@ -267,9 +270,9 @@ def pack(raw, word_bytes, magnitude, mask, packed):  # type: ignore[no-untyped-d
     count, signs = found >> ONE, found & ONE
     rest = raw.size - n_rows * row_bytes
     if rest > 0:
-        last = np.zeros(row_bytes, np.uint8)
-        for i in range(rest):
-            last[i] = raw[n_rows * row_bytes + i]
+        last = _row()
+        for i in range(row_bytes):
+            last[i] = raw[n_rows * row_bytes + i] if i < rest else 0
         source = np.uint64(last.ctypes.data)
         symbols += np.uint64(n_rows * MASK_ROW)
         target += count * np.uint64(word_bytes)
@@ -338,7 +341,7 @@ def expand(mask, packed, word_bytes, raw):  # type: ignore[no-untyped-def]
     count = _expand_rows(target, np.uint64(n_rows), symbols, source, word_bytes)
     rest = raw.size - n_rows * row_bytes
     if rest > 0:
-        last = np.empty(row_bytes, np.uint8)
+        last = _row()
         symbols += np.uint64(n_rows * MASK_ROW)
         source += count * np.uint64(word_bytes)
         _expand_rows(np.uint64(last.ctypes.data), ONE, symbols, source, word_bytes)

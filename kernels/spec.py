@@ -45,10 +45,17 @@ RANS8: Final = 2  # argument: payload bytes; 8-bit probabilities, two symbols a 
 RANS12: Final = 3  # argument: payload bytes; 12-bit probabilities, one symbol a renormalisation
 PALETTE: Final = 4  # and up to PALETTE + PALETTE_MAX_BITS; argument: payload bytes
 PALETTE_MAX_BITS: Final = 4  # of a code
-CODER_NAMES: Final = (
-    *("raw", "constant", "rans8", "rans12"),
-    *("palette0", "palette1", "palette2", "palette3", "palette4"),
-)
+LZ: Final = 9  # argument: payload bytes; the symbols as bytes, see lz_spec.py
+LZ_WORDS: Final = 10  # argument: payload bytes; the block's words; the other planes are constant 0
+CODER_NAMES: Final = {
+    RAW: "raw",
+    CONSTANT: "constant",
+    RANS8: "rans8",
+    RANS12: "rans12",
+    **{PALETTE + bits: f"palette{bits}" for bits in range(PALETTE_MAX_BITS + 1)},
+    LZ: "lz",
+    LZ_WORDS: "lz_words",
+}
 
 # --- rANS ---------------------------------------------------------------------------------
 
@@ -177,6 +184,13 @@ SPARSE_PROBE_LOG: Final = 6  # yes, if 1/64 of their words are zero
 SPARSE_STRIDE: Final = 16  # of a block: every 16th row
 SPARSE_LOG: Final = 5  # is tried packed, if 1/32 of their words are zero
 SPARSE_SURE_LOG: Final = 3  # floats, 1/8 of whose words are zero, are packed without a contest
+LZ_PROBE_WORDS: Final = 1024  # of a window: may LZ win?
+LZ_PROBES: Final = 16  # windows at most
+LZ_PROBE_DISTANCE_LOG: Final = 20  # log2 of the bytes for a further window
+LZ_PROBE_RUN: Final = 2  # words of a run
+LZ_PROBE_RUN_OF_BYTES: Final = 4  # if a word is a byte
+LZ_PROBE_LOG: Final = 4  # yes, if 1/16 of the runs are not the first of their kind
+LZ_PROBE_MULTIPLIER: Final = 0x9E3779B97F4A7C15
 MODEL_MIN_WORDS: Final = 1 << 16  # smaller arrays have no model
 MODEL_MIN_COLUMNS: Final = 64  # trailing dimensions are joined up to here
 MODEL_MEASURED_BLOCKS: Final = 4  # coded with and without the model

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from helpers import CONTENTS, NAMES, numpy_dtype, sample
+from helpers import CONTENTS, NAMES, numpy_dtype, repetitive, sample
 
-from gpucodec import TensorConfig
+from gpucodec import LZConfig, TensorConfig
 
 SAMPLED = 300 * 64 + 17  # enough rows for a sampled histogram, and a tail
 SMALL = 1000
@@ -26,7 +26,7 @@ def matrices() -> Iterator[tuple[str, np.ndarray]]:
         yield f"{name}-pruned", pruned.astype(numpy_dtype(name))
 
 
-def golden_inputs() -> Iterator[tuple[str, np.ndarray, TensorConfig]]:
+def golden_inputs() -> Iterator[tuple[str, np.ndarray, TensorConfig | LZConfig]]:
     for name in NAMES:
         for content in CONTENTS:
             yield f"{name}-{content}-small", sample(name, SMALL, content), TensorConfig(128)
@@ -53,3 +53,9 @@ def golden_inputs() -> Iterator[tuple[str, np.ndarray, TensorConfig]]:
         rare[::2] = 1
         rare[::gap] = np.arange(len(rare[::gap])) % 250 + 2
         yield f"patches-{gap}", rare, TensorConfig()
+    for name in ("uint8", "bool", "int16", "int32", "int64", "float32", "bfloat16"):
+        for content in ("text", "runs", "steps", "sparse"):
+            array = repetitive(name, 70_000, content)
+            for config in (LZConfig(), LZConfig("ratio"), TensorConfig(lz=True)):
+                label = "-".join(map(str, config.to_json().values())) or "fast"
+                yield f"lz-{name}-{content}-{type(config).__name__}-{label}", array, config

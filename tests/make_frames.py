@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import make_lz
 import numpy as np
 import spec_decoder as spec
 import xxhash
 
 Coded = tuple[int, int, bytes]  # coder, argument, payload
+Choose = Callable[[np.ndarray, int], Coded]  # of symbols and their bits
 CODES = {kind.name: code for code, kind in spec.TYPES.items()}
 
 
@@ -177,7 +179,7 @@ STYLES = ("fair", "random", "few", "unused")
 def any_coder(
     rng: np.random.Generator, symbols: np.ndarray, bits: int, *, exact: bool = False
 ) -> Coded:
-    """One of the coders that can hold these symbols, at random and however wasteful.
+    """One of rANS, raw and constant that can hold these symbols, at random and however wasteful.
 
     ``exact`` asks for tables of symbols that occur, as the document does of encoders: then every
     bit of the payload matters. (A palette of equal symbols is exact too, but a run of zeros over
@@ -201,6 +203,23 @@ def any_coder(
     p = 8 if choice % 2 else 12
     style = STYLES[rng.integers(0, len(STYLES) - exact)]
     return rans(symbols, p, random_table(rng, symbols, bits, p, style))
+
+
+def by_lz(
+    rng: np.random.Generator, choose: Choose, *, exact: bool = False
+) -> tuple[Choose, Callable[[bytes], bytes | None]]:
+    """`choose` with LZ for some planes, and for some blocks as a whole."""
+
+    def plane(symbols: np.ndarray, bits: int) -> Coded:
+        if bits < 8 or rng.random() < 0.5:
+            return choose(symbols, bits)
+        payload = make_lz.encode(rng, symbols.tobytes(), exact=exact)
+        return spec.LZ, len(payload), payload
+
+    def block(words: bytes) -> bytes | None:
+        return make_lz.encode(rng, words, exact=exact) if rng.random() < 0.4 else None
+
+    return plane, block
 
 
 # --- frames -------------------------------------------------------------------------------------
@@ -230,6 +249,7 @@ def build(
     data: bytes,
     block_log: int,
     choose: Choose | None,
+    choose_block: Callable[[bytes], bytes | None] | None = None,
     *,
     keep: Keep | None = None,
     model: spec.Model | None = None,
@@ -238,7 +258,8 @@ def build(
 
     ``choose`` codes each plane; None makes a stored frame. ``keep`` makes a sparse frame: it says
     which words of a block (uint64 [n]) are not left out, all of those that are not zero among them.
-    ``model`` makes a predicted one.
+    ``model`` makes a predicted one. ``choose_block(words)`` may give an LZ payload for a block of
+    several planes.
     """
     kind = spec.TYPES[CODES[name]]
     words = np.frombuffer(data, f"<u{kind.word_bytes}")
@@ -256,6 +277,12 @@ def build(
         block = words[first : first + size]
         hashes += struct.pack("<Q", padded_hash(block.tobytes()))
         if choose is None:
+            continue
+        whole = choose_block(block.tobytes()) if choose_block and len(kind.planes) > 1 else None
+        if whole is not None:
+            entries += struct.pack("<I", spec.LZ_WORDS << 24 | len(whole))
+            entries += struct.pack("<I", spec.CONSTANT << 24) * (len(kind.planes) - 1)
+            payloads += whole + bytes(-len(whole) % 16)
             continue
         moved = block.astype(np.uint64)
         if model is not None:
@@ -419,7 +446,12 @@ def random_keep(rng: np.random.Generator, kind: spec.Type, *, exact: bool) -> Ke
 
 
 def random_frame(
-    rng: np.random.Generator, max_words: int = 1000, *, name: str | None = None, exact: bool = False
+    rng: np.random.Generator,
+    max_words: int = 1000,
+    *,
+    name: str | None = None,
+    exact: bool = False,
+    lz: bool = False,
 ) -> Made:
     kind = spec.TYPES[CODES[name] if name else int(rng.integers(1, 21))]
     block_log = int(rng.integers(6, 17)) if rng.random() < 0.3 else int(rng.integers(6, 9))
@@ -439,6 +471,11 @@ def random_frame(
     def choose(symbols: np.ndarray, bits: int) -> Coded:
         return any_coder(rng, symbols, bits, exact=exact)
 
+    if lz:
+        frame = build(kind.name, shape, data, block_log, *by_lz(rng, choose, exact=exact))
+        return Made(
+            f"{kind.name}-{content}-{len(data)}B-log{block_log}-lz", frame, kind.name, shape, data
+        )
     way = None if stored else choose
     frame = build(kind.name, shape, data, block_log, way, keep=keep, model=model)
     label = f"{kind.name}-{content}-{len(data)}B-log{block_log}"
@@ -446,9 +483,11 @@ def random_frame(
     return Made("-".join((label, *marks)), frame, kind.name, shape, data)
 
 
-def random_frames(seed: int, count: int, max_words: int = 1000) -> Iterator[Made]:
+def random_frames(
+    seed: int, count: int, max_words: int = 1000, *, lz: bool = False
+) -> Iterator[Made]:
     for i in range(count):
-        yield random_frame(np.random.default_rng([seed, i]), max_words)
+        yield random_frame(np.random.default_rng([seed, i]), max_words, lz=lz)
 
 
 if __name__ == "__main__":

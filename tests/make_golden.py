@@ -22,9 +22,11 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def candidates() -> list[make_frames.Made]:
-    frames = seeds.encoded()
+    frames = seeds.encoded() + seeds.repeated()
     for i, made in enumerate(make_frames.random_frames(seed=1, count=40, max_words=200)):
         frames.append(made._replace(label=f"made-{i:02}-{made.label}"))
+    for i, made in enumerate(make_frames.random_frames(seed=2, count=20, max_words=200, lz=True)):
+        frames.append(made._replace(label=f"made-lz-{i:02}-{made.label}"))
     return [made for made in frames if len(made.frame) <= 8192]
 
 

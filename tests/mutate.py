@@ -13,7 +13,9 @@ import random
 import struct
 
 import make_frames
+import make_lz
 import spec_decoder as spec
+from spec_base import Refused
 
 EDGES = sorted(
     {(1 << k) + d for k in (0, 5, 6, 8, 12, 15, 16, 31, 32, 62, 63, 64) for d in (-1, 0, 1)}
@@ -154,14 +156,18 @@ def mutate_payload(parts: Parts, rng: random.Random) -> None:
     payload = bytearray(parts.payloads[i])
     if parts.coders[i] in (spec.RANS8, spec.RANS12) and len(payload) > 136:
         payload = mutate_rans(payload, parts.coders[i], rng)
-    elif parts.coders[i] >= spec.PALETTE0 and len(payload) > 4:
+    elif spec.PALETTE0 <= parts.coders[i] <= spec.PALETTE4 and len(payload) > 4:
         payload = mutate_palette(payload, rng)
+    elif parts.coders[i] in (spec.LZ, spec.LZ_WORDS) and len(payload) > 16:
+        payload = mutate_lz(payload, rng)
     else:
         payload[rng.randrange(len(payload))] = rng.randrange(256)
     if rng.random() < 0.1:  # bytes come or go
         at = rng.randrange(len(payload) + 1)
         cut = rng.choice((0, 1, 2, 3, 16, 128))
         payload[at : at + cut] = rng.randbytes(rng.choice((0, 0, 1, 2, 3, 16)))
+        if parts.coders[i] in (spec.LZ, spec.LZ_WORDS):
+            payload = bytearray(make_lz.seal(bytes(payload)))
     parts.payloads[i] = bytes(payload)
     parts.arguments[i] = len(payload)
 
@@ -204,7 +210,7 @@ def mutate_model(parts: Parts, rng: random.Random) -> None:
     else:
         try:
             offsets = Parts(nested[:size])
-        except spec.Refused:  # changed before
+        except Refused:  # changed before
             return
         if offsets.coders and rng.random() < 0.2:
             mutate_entry(offsets, rng, [offsets])
@@ -267,11 +273,34 @@ def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray
     return payload
 
 
+def mutate_lz(payload: bytearray, rng: random.Random) -> bytearray:
+    """Another field of the header, or bytes behind it, under a check that mostly holds."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        struct.pack_into("<I", payload, 4, number(rng, struct.unpack_from("<I", payload, 4)[0], 32))
+    elif kind == 1:
+        at = rng.choice((8, 10))
+        struct.pack_into(
+            "<H", payload, at, number(rng, struct.unpack_from("<H", payload, at)[0], 16)
+        )
+    elif kind == 2:
+        n_words = number(rng, struct.unpack_from("<I", payload, 12)[0], 32)
+        struct.pack_into("<I", payload, 12, n_words)
+    elif kind == 3:
+        at, run = rng.randrange(16, len(payload)), rng.choice((1, 1, 2, 8, 40))
+        payload[at : at + run] = rng.randbytes(len(payload[at : at + run]))
+    else:
+        payload[rng.randrange(4, min(len(payload), rng.choice((60, 1 << 16))))] ^= (
+            1 << rng.randrange(8)
+        )
+    return bytearray(make_lz.seal(bytes(payload))) if rng.random() < 0.95 else payload
+
+
 def mutate_table(table: bytes, n: int, p: int, width: int, rng: random.Random) -> bytes:
     """Width and table with moved frequencies, so that the sum stays or not, or another symbol."""
     try:
         symbols, freq, _ = spec.read_table(table, n, p, width)
-    except (spec.Refused, ValueError):
+    except (Refused, ValueError):
         return bytes([width]) + table
     symbols, freq = symbols.copy(), freq.copy()
     a, b = rng.randrange(n), rng.randrange(n)
@@ -314,7 +343,7 @@ def rehashed(frame: bytes) -> bytes | None:
             struct.pack("<Q", make_frames.padded_hash(spec.decode_block(frame, layout, block)))
             for block in range(len(layout.hashes))
         )
-    except spec.Refused:
+    except Refused:
         return None
     at = 40 + 8 * len(layout.shape)
     return make_frames.reseal(frame[:at] + hashes + frame[at + len(hashes) :])

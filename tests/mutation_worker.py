@@ -25,11 +25,11 @@ import mutate
 import numpy as np
 import seeds
 import spec_decoder
-from helpers import CONTENTS, NAMES, sample
+from helpers import CONTENTS, NAMES, repetitive, sample
 
 import gpucodec
-from gpucodec import cpu, dtypes, frame as container
-from gpucodec.kernels import encode as kernel, encode_full, predictor, spec
+from gpucodec import LZConfig, TensorConfig, cpu, cpu_lz, dtypes, frame as container
+from gpucodec.kernels import encode as kernel, encode_full, lz_encode_blocks, predictor, spec
 
 POISON = 0xA5
 CANARY = 64
@@ -68,6 +68,11 @@ class Guarded:
 def all_seeds() -> list[make_frames.Made]:
     """The small seeds, more small ones, and `LARGEST` of the largest block."""
     frames = seeds.encoded() + seeds.made() + list(make_frames.random_frames(11, 60, 200))
+    frames += seeds.repeated() + seeds.made_lz()
+    frames += make_frames.random_frames(12, 40, 200, lz=True)
+    array = repetitive("int32", 65_536, "steps")
+    frame = gpucodec.encode(array, gpucodec.TensorConfig(lz=True)).tobytes()
+    frames.append(make_frames.Made("largest-lz", frame, "int32", array.shape, array.tobytes()))
     for rows, columns, name in LARGEST:
         rng = np.random.default_rng(rows)
         kind = spec_decoder.TYPES[make_frames.CODES[name]]
@@ -95,7 +100,7 @@ def guard(count: int, seed: int) -> dict[str, int]:
     outcomes: collections.Counter[str] = collections.Counter()
     rng = random.Random(seed)
     for trial in range(count):
-        i = rng.choice(small) if trial % 64 else len(made) - 1 - trial // 64 % len(LARGEST)
+        i = rng.choice(small) if trial % 64 else len(made) - 1 - trial // 64 % (len(LARGEST) + 1)
         frame = mutate.mutant(parts[i], rng, parts)
         if len(frame) > ROOM - CANARY:
             continue
@@ -193,6 +198,7 @@ def encode(count: int, seed: int) -> dict[str, int]:
             *(out, entries, hashes, encode_full.scratch(1 << block_log)),
         )
         assert (canary == POISON).all(), (trial, seed)
+        encode_by_lz(source, target, trial)
     return {"encoded": count}
 
 
@@ -203,6 +209,31 @@ def scaled(rng: np.random.Generator, dtype: dtypes.DType) -> np.ndarray:
     logs = rng.normal(0, 2, (n_rows, 1)) + rng.normal(0, 2, (1, n_columns)) - 3
     values = np.exp2(logs + rng.normal(0, 0.3, logs.shape))
     return (values * (rng.random(logs.shape) < rng.random())).astype(dtype.numpy)
+
+
+def encode_by_lz(source: Guarded, target: Guarded, trial: int) -> None:
+    """The same for LZ: all blocks by it, and only those that it makes smaller."""
+    rng = np.random.default_rng([trial, 1])
+    name = ("uint8", "int16", "int32", "int64", "float32", "bool")[trial % 6]
+    content = ("text", "runs", "steps", "sparse")[trial // 6 % 4]
+    n = int(rng.integers(1, 1000) if trial % 32 else rng.integers(60_000, 65_536))
+    array = repetitive(name, n, content, trial)
+    placed, _ = source.place(array.nbytes, low=bool(trial & 1))
+    placed[:] = array.view(np.uint8)
+    width = array.itemsize
+    for config in (LZConfig("ratio", (None, 1, 2, 4, 8)[trial % 5]), TensorConfig(64, lz=True)):
+        frame = gpucodec.encode(placed.view(array.dtype), config)
+        assert gpucodec.decode(frame).tobytes() == array.tobytes(), trial
+
+    n_blocks = -(-array.nbytes // 65_536)
+    out, canary = target.place(cpu_lz.room(array.nbytes, n_blocks), low=bool(trial & 2))
+    out[:] = canary[:] = POISON
+    entries = np.empty((n_blocks, 1 + trial % 2), np.uint32)
+    hashes = np.empty(n_blocks, np.uint64)
+    lz_encode_blocks.encode_blocks(
+        *(placed, 65_536, width, trial % 2, out, entries, hashes, lz_encode_blocks.scratch())
+    )
+    assert (canary == POISON).all(), trial
 
 
 def overrun() -> None:
@@ -240,5 +271,6 @@ if __name__ == "__main__":
             check_bounds_are_checked()
         run = {"guard": guard, "oracle": oracle, "encode": encode}[mode]
         outcomes = run(int(numbers[0]), int(numbers[1]))
-        vars(cpu._scratch).clear()  # a heap that is checked is checked when it is given back
+        vars(cpu._scratch).clear()
+        vars(cpu_lz._scratch).clear()  # a heap that is checked is checked when it is given back
         print(json.dumps(outcomes | {"bounds": bounds}))

@@ -11,9 +11,10 @@ from functools import cache
 import make_frames
 import numpy as np
 import spec_decoder
-from helpers import sample
+from helpers import repetitive, sample
 
 import gpucodec
+from gpucodec import LZConfig, TensorConfig
 
 # name, elements, content, block size: chosen so that together they cover `FEATURES`.
 ENCODED = (
@@ -76,6 +77,27 @@ def encoded() -> list[make_frames.Made]:
     return frames
 
 
+REPEATED = (
+    ("uint8", 700, "text", TensorConfig(256, lz=True)),
+    ("int64", 300, "text", TensorConfig(256, lz=True)),
+    ("int32", 700, "steps", TensorConfig(512, lz=True)),
+    ("bool", 600, "runs", LZConfig()),
+    ("float32", 300, "sparse", LZConfig("ratio")),
+    ("uint8", 401, "text", LZConfig(typesize=2)),
+)
+
+
+def repeated() -> list[make_frames.Made]:
+    """By LZ, written by gpucodec."""
+    frames = []
+    for name, n, content, config in REPEATED:
+        array = repetitive(name, n, content)
+        frame = gpucodec.encode(array, config).tobytes()
+        label = f"repeated-{name}-{n}-{content}"
+        frames.append(make_frames.Made(label, frame, name, array.shape, array.tobytes()))
+    return frames
+
+
 def made(count: int = 40, seed: int = 32, max_words: int = 200) -> list[make_frames.Made]:
     """Frames of the generator in which every table symbol occurs (see the document on encoders)."""
     frames = []
@@ -91,10 +113,23 @@ def made(count: int = 40, seed: int = 32, max_words: int = 200) -> list[make_fra
     return frames
 
 
+def made_lz(count: int = 10, seed: int = 8, max_words: int = 100) -> list[make_frames.Made]:
+    """The same with LZ."""
+    frames = []
+    for i in range(count):
+        rng = np.random.default_rng([seed, i])
+        name = ("uint8", "bool", "int16", "bfloat16", "int32", "float32", "uint16", "float64")[
+            i % 8
+        ]
+        frame = make_frames.random_frame(rng, max_words, name=name, exact=True, lz=True)
+        frames.append(frame._replace(label=f"made-lz-{i:02}-{frame.label}"))
+    return frames
+
+
 @cache
 def all_seeds() -> dict[str, make_frames.Made]:
     """By label; made on first use, since the first use compiles."""
-    return {frame.label: frame for frame in encoded() + made()}
+    return {frame.label: frame for frame in encoded() + made() + repeated() + made_lz()}
 
 
 # Known without encoding, for parametrization.
@@ -103,7 +138,13 @@ LABELS = (
     *(f"{profile}-{name}-{n}-{content}" for name, n, content, _, profile in PROFILED),
     "encoded-patches",
     *(frame.label for frame in made()),
+    *(f"repeated-{name}-{n}-{content}" for name, n, content, _ in REPEATED),
+    *(frame.label for frame in made_lz()),
 )
+
+
+PLANE_CODERS = ("raw", "constant", "rans8", "rans12", *(f"palette{c}" for c in range(5)))
+CODERS = (*PLANE_CODERS, "lz", "lz_words")
 
 
 def features(frame: bytes) -> set[str]:
@@ -139,10 +180,10 @@ def features(frame: bytes) -> set[str]:
     return found
 
 
-CODERS = ("raw", "constant", "rans8", "rans12", *(f"palette{c}" for c in range(5)))
 FEATURES = {
     *("sparse", "packed block", "dense block", "signs", "predicted", "factors", "no factors"),
     *("plain", "rotate", "zigzag", "rotate+bias", "0 dims", "1 dims", "dims"),
     *("no block", "one block", "blocks", "padding", "patches", "rows", "stored"),
-    *(f"{c}{w}" for c in CODERS for w in ("", " narrow", " wide")),
+    *(f"{c}{w}" for c in PLANE_CODERS for w in ("", " narrow", " wide")),
+    *("lz", "lz_words"),
 }

@@ -13,11 +13,8 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-from spec_hash import xxh3
-
-
-class Refused(ValueError):
-    """The frame breaks a "must" of the document."""
+import spec_lz
+from spec_base import must, xxh3
 
 
 class Type(NamedTuple):
@@ -52,7 +49,7 @@ TYPES = {
     20: Type("float8_e8m0fnu", 1, 1, "plain", (8,)),
 }
 RAW, CONSTANT, RANS8, RANS12, PALETTE0 = range(5)
-PALETTE4 = 8
+PALETTE4, LZ, LZ_WORDS = 8, 9, 10
 STORED, SPARSE, PREDICTED = 1, 2, 4  # flags
 MASK_BITS = 4
 NOT_PACKED = (CONSTANT, 15)  # mask of a block that is not packed
@@ -111,11 +108,6 @@ class Layout(NamedTuple):
         return bool(self.flags & SPARSE)
 
 
-def must(condition: bool, what: str) -> None:
-    if not condition:
-        raise Refused(what)
-
-
 def align16(x: int) -> int:
     return (x + 15) // 16 * 16
 
@@ -138,6 +130,10 @@ def decode_block(frame: bytes, layout: Layout, block: int) -> bytes:
     if layout.stored:
         first = layout.start + block * layout.block_words * kind.word_bytes
         return frame[first : first + n * kind.word_bytes]
+    if layout.entries[block][0][0] == LZ_WORDS:
+        first, size = layout.payloads[block][0]
+        must(not any(frame[first + size : first + align16(size)]), "padding of a payload")
+        return spec_lz.decode(frame[first : first + size], n * kind.word_bytes)
     parts = zip(layout.entries[block], layout.payloads[block], strict=True)
 
     def next_plane(n_symbols: int, bits: int) -> np.ndarray:
@@ -224,8 +220,13 @@ def read_layout(frame: bytes) -> Layout:
     for block in range(n_blocks):
         row = [(e >> 24, e & 0xFFFFFF) for e in flat[block * n_planes : (block + 1) * n_planes]]
         places = []
-        for coder, argument in row:
-            must(coder <= PALETTE4, "coder")
+        for p, (coder, argument) in enumerate(row):
+            must(coder <= LZ_WORDS, "coder")
+            must(coder < LZ or not flags, "LZ in a sparse or predicted frame")
+            must(coder != LZ or kind.planes[p] == 8, "LZ of a narrow plane")
+            if coder == LZ_WORDS:
+                must(n_planes > 1 and p == 0, "LZ of words as a plane")
+                must(row[1:] == [(CONSTANT, 0)] * (n_planes - 1), "planes beside LZ of words")
             size = 0 if coder == CONSTANT else argument
             places.append((at, size))
             at += align16(size)
@@ -310,6 +311,8 @@ def decode_plane(coder: int, argument: int, payload: bytes, n: int, bits: int) -
         return np.full(n, argument, np.uint8)
     if coder == RAW:
         return decode_raw(payload, n, bits)
+    if coder == LZ:
+        return np.frombuffer(spec_lz.decode(payload, n), np.uint8)
     if coder >= PALETTE0:
         return decode_palette(payload, n, bits, coder - PALETTE0)
     return decode_rans(payload, n, bits, 8 if coder == RANS8 else 12)

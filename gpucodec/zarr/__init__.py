@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""zarr v3: the serializer `TensorCodec`, the batching `Pipeline`, data types for bfloat16, float8.
+"""zarr v3: the serializer `TensorCodec`, the compressor `LZCodec`, the batching `Pipeline`, data types for bfloat16, float8.
 
 Stores that use them open without an import of this module: zarr finds them by entry points.
 """
@@ -19,6 +19,7 @@ from .dtypes import (
     Float8E5M2FNUZ,
     Float8E8M0FNU,
 )
+from .lz import LZCodec
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "Float8E5M2",
     "Float8E5M2FNUZ",
     "Float8E8M0FNU",
+    "LZCodec",
     "Pipeline",
     "TensorCodec",
     "enable",

@@ -1,9 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The document's `H`: XXH3-64 with seed 0 and the default secret, for long inputs only."""
+"""What the parts of the document's decoder share: refusals and the hash."""
 
 from __future__ import annotations
 
 import numpy as np
+
+
+class Refused(ValueError):
+    """The frame breaks a "must" of the document."""
+
+
+def must(condition: object, what: str) -> None:
+    if not condition:
+        raise Refused(what)
+
+
+# --- XXH3-64, seed 0, default secret, long inputs ----------------------------------------------------
 
 SECRET = bytes.fromhex(
     "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"
