@@ -14,7 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import CorruptionError, GpucodecError
-from ..kernels import quantspec
+from ..kernels import quantspec, spec
 from ..threads import set_threads
 from .errors import INTERRUPTED, CommandError, DamagedError
 
@@ -40,6 +40,13 @@ class Commands(click.Group):
             raise CommandError("interrupted", INTERRUPTED) from error
 
 
+profile_option = click.option(
+    "--profile",
+    type=click.Choice(spec.PROFILES),
+    default="ratio",
+    show_default=True,
+    help="The smallest, the fastest to decode, or nearly the smallest.",
+)
 force = click.option(
     "--force", is_flag=True, help="Replace DST if it exists, once the new one is complete."
 )
@@ -77,6 +84,7 @@ def _terminate_cleanly() -> None:
 @click.option(
     "--check", is_flag=True, help="Read DST back and compare every bit before it appears."
 )
+@profile_option
 @click.option(
     "--quantize",
     type=click.Choice(tuple(quantspec.BY_NAME)),
@@ -90,7 +98,14 @@ def _terminate_cleanly() -> None:
 )
 @force
 def compress(
-    src: Path, dst: Path, *, check: bool, quantize: str | None, bound: str | None, force: bool
+    src: Path,
+    dst: Path,
+    *,
+    check: bool,
+    profile: str,
+    quantize: str | None,
+    bound: str | None,
+    force: bool,
 ) -> None:
     """Write the tensors of SRC as a zarr store DST.
 
@@ -109,9 +124,9 @@ def compress(
     if contents.kind == "zarr":
         if config is not None:
             raise CommandError(f"--quantize takes a file; {src} is a zarr store")
-        _copy(src, dst, "gpucodec", force=force)
+        _copy(src, dst, "gpucodec", profile, force=force)
         return
-    _write(src, dst, contents, config, check=check, force=force)
+    _write(src, dst, contents, profile, config, check=check, force=force)
     if config is not None:
         for sentence in lossy.summary(contents, config):
             say(sentence)
@@ -119,14 +134,16 @@ def compress(
     _report(src, n_bytes, dst, stores.open_store(dst).stored_bytes, n_bytes, started)
 
 
-def _write(src: Path, dst: Path, contents: Any, quantize: Any, *, check: bool, force: bool) -> None:
+def _write(
+    src: Path, dst: Path, contents: Any, profile: str, quantize: Any, *, check: bool, force: bool
+) -> None:
     from . import check as checks, output, stores
     from .console import progress, ready
 
     ready()
     with output.replacing(dst, force=force) as partial:
         with progress(f"compress {src.name}", contents.nbytes) as done:
-            stores.write(partial, contents.watched(done), "gpucodec", quantize)
+            stores.write(partial, contents.watched(done), "gpucodec", profile, quantize)
         if check:
             with progress(f"check {dst.name}", contents.nbytes) as done:
                 written = stores.read(stores.open_store(partial))
@@ -165,17 +182,18 @@ def decompress(src: Path, dst: Path, *, force: bool) -> None:
 @click.option(
     "--codec", type=click.Choice(CODEC_NAMES), required=True, help="How DST is compressed."
 )
+@profile_option
 @force
-def copy(src: Path, dst: Path, *, codec: str, force: bool) -> None:
+def copy(src: Path, dst: Path, *, codec: str, profile: str, force: bool) -> None:
     """Copy a zarr store, with another codec.
 
     With zstd, blosc, gzip or none, DST can be read without gpucodec. Groups, attributes, chunks,
     shards, data types and fill values stay as they are; DST has zarr format 3.
     """
-    _copy(src, dst, codec, force=force)
+    _copy(src, dst, codec, profile, force=force)
 
 
-def _copy(src: Path, dst: Path, codec: str, *, force: bool) -> None:
+def _copy(src: Path, dst: Path, codec: str, profile: str, *, force: bool) -> None:
     from . import output, stores, transcode
     from .console import progress, ready
 
@@ -184,7 +202,7 @@ def _copy(src: Path, dst: Path, codec: str, *, force: bool) -> None:
     opened = stores.open_store(src)
     total, before = opened.decoded_bytes, opened.stored_bytes
     with output.replacing(dst, force=force) as partial, progress(f"copy {src.name}", total) as done:
-        transcode.copy(opened, partial, codec, done)
+        transcode.copy(opened, partial, codec, done, profile)
     _report(src, before, dst, stores.open_store(dst).stored_bytes, total, started)
 
 

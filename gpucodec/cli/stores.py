@@ -152,7 +152,11 @@ class _Rows:
 
 
 def write(
-    path: Path, contents: Contents, codec: str, quantize: QuantizeConfig | None = None
+    path: Path,
+    contents: Contents,
+    codec: str,
+    profile: str = "ratio",
+    quantize: QuantizeConfig | None = None,
 ) -> None:
     """Write tensors as a new store in the project's layout, those quantized that can be."""
     paths = layout.array_paths(tensor.name for tensor in contents.tensors)
@@ -166,14 +170,16 @@ def write(
                 dtype=source.dtype,
                 chunks=layout.chunk_shape(source.shape, source.dtype.itemsize),
                 config={"write_empty_chunks": True},
-                **_arguments_for(source, codec, quantize),
+                **_arguments_for(source, codec, profile, quantize),
             )
             fill(array, source)
 
 
-def _arguments_for(source: Tensor, codec: str, quantize: QuantizeConfig | None) -> dict[str, Any]:
+def _arguments_for(
+    source: Tensor, codec: str, profile: str, quantize: QuantizeConfig | None
+) -> dict[str, Any]:
     if quantize is None or lossy.reason_to_keep(source, quantize):
-        return codec_arguments(codec, source.dtype)
+        return codec_arguments(codec, source.dtype, profile)
     serializer = QuantizeCodec(**quantize.to_json())
     return {"serializer": serializer, "compressors": None, "filters": None}
 
@@ -189,8 +195,8 @@ def fill(array: zarr.Array[Any], source: Tensor) -> None:
             array[rows if array.shape else ()] = piece
 
 
-def codec_arguments(codec: str, dtype: Any) -> dict[str, Any]:
-    """What `create_array` needs to encode with one of `CODECS`.
+def codec_arguments(codec: str, dtype: Any, profile: str = "ratio") -> dict[str, Any]:
+    """What `create_array` needs to encode with one of `CODECS`, gpucodec in a profile.
 
     Types that gpucodec does not take get zarr's own codecs.
     """
@@ -202,7 +208,8 @@ def codec_arguments(codec: str, dtype: Any) -> dict[str, Any]:
                 carrier(dtype)
             except TypeError:
                 return {}
-            return {"serializer": TensorCodec(), "compressors": None, "filters": None}
+            serializer = TensorCodec(profile=profile)
+            return {"serializer": serializer, "compressors": None, "filters": None}
         case "zstd":
             return {"compressors": ZstdCodec(level=3)}
         case "blosc":
