@@ -30,18 +30,34 @@ _PLANES, _WHOLE, _MIXED = range(3)  # how a block is decoded
 
 @cache
 def _encoder() -> Any:
-    """The module of the encoder's entry points: importing it compiles or loads them."""
+    """The module of `encode_blocks`: importing it compiles it, or loads it from the disk."""
     from .kernels import lz_encode_blocks
 
     return lz_encode_blocks
 
 
 @cache
+def _shrinker() -> Any:
+    """The module of `shrink_blocks`, likewise."""
+    from .kernels import lz_shrink_blocks
+
+    return lz_shrink_blocks
+
+
+@cache
 def _decoder() -> Any:
-    """The module of the decoder's entry points, likewise."""
+    """The module of `decode_blocks`, likewise."""
     from .kernels import lz_decode_blocks
 
     return lz_decode_blocks
+
+
+@cache
+def _expander() -> Any:
+    """The module of `expand_blocks`, likewise."""
+    from .kernels import lz_expand_blocks
+
+    return lz_expand_blocks
 
 
 class _Scratch(threading.local):
@@ -52,8 +68,14 @@ class _Scratch(threading.local):
         return _encoder().scratch()
 
     @cached_property
+    def shrink(self) -> Any:
+        return _shrinker().scratch()
+
+    @cached_property
     def decode(self) -> Any:
-        return _decoder().scratch()
+        from .kernels import lz
+
+        return lz.scratch()
 
 
 _scratch = _Scratch()
@@ -97,7 +119,7 @@ def shrink_run(
         tried &= (sizes <= n_words // 2).all(axis=1)
     if not tried.any():
         return size
-    shrunk: int = _encoder().shrink_blocks(
+    shrunk: int = _shrinker().shrink_blocks(
         words,
         1 << block_log,
         row.word_bytes,
@@ -108,7 +130,7 @@ def shrink_run(
         LEVELS.index("ratio"),
         out,
         entries,
-        _scratch.encode,
+        _scratch.shrink,
     )
     return shrunk
 
@@ -158,7 +180,7 @@ def _expanded(
     found = np.zeros(len(entries), np.uint8)
     entries = entries.copy()
     n_words = n_bytes // frame.dtype.spec.word_bytes
-    _decoder().expand_blocks(
+    _expander().expand_blocks(
         payload, frame.block_words, n_words, out, entries, found, _scratch.decode
     )
     return out, entries, found

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from .jit import SOURCES, entry_point, kernel
+from .jit import SOURCES, entry_point, inlined, kernel
 from .spec import ALIGNMENT, CONSTANT, ENTRY_ARGUMENT_MASK, ENTRY_CODER_SHIFT, ROW
 
 MAX_PLANES = 9
@@ -25,6 +25,14 @@ def aligned(size: int) -> int:
 def payload_bytes(entry: int) -> int:
     """Bytes of the payload that an entry (int64) names, without padding."""
     return 0 if (entry >> ENTRY_CODER_SHIFT) == CONSTANT else entry & ENTRY_ARGUMENT_MASK
+
+
+@inlined
+def pad(out, end):  # type: ignore[no-untyped-def]
+    """Zeros from `end` up to where the next payload starts, which is returned."""
+    for i in range(end, aligned(end)):
+        out[i] = 0
+    return aligned(end)
 
 
 def _entry_point(sources: int) -> Any:

@@ -94,7 +94,7 @@ def split_literals(memory, n, word_log, rotated):  # type: ignore[no-untyped-def
     """Cut `n` literals into the planes of the streams."""
     word_bytes = U(1) << word_log
     n_rows = (n + U(ROW - 1)) // U(ROW)
-    transform = ROTATE if rotated else PLAIN
+    transform = ROTATE if rotated != U(0) else PLAIN
     width = np.int64(word_bytes)
     table = plane_table(memory, word_bytes)
     planes.split_rows(memory + LITERALS, n_rows, width, transform, width, table)
@@ -227,7 +227,7 @@ def look_at(n, word_log, memory, counts):  # type: ignore[no-untyped-def]
     """At a loaded block: (fill, whether there is one, least words, literal bytes, whether to parse)."""
     text = memory + TEXT
     fill, filling = _fill_of(text, n, word_log)
-    bits = sample_bits(memory, text, n, word_log, False, counts)
+    bits = sample_bits(memory, text, n, word_log, U(0), counts)
     least = lz_match.least_words(word_log, bits // n >> U(LOG2_BITS))
     lz_match.hash_words(text, word_log, least, n, memory + HASHES)
     promising = filling and word_log != U(0)

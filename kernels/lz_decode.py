@@ -7,6 +7,7 @@ import numpy as np
 
 from . import lz_streams, planes
 from .checksum import xxh3
+from .entries import aligned
 from .jit import inlined, kernel
 from .lz import (
     ARGUMENTS,
@@ -329,3 +330,13 @@ def decode_block(payload, raw, scratch):  # type: ignore[no-untyped-def]
     memory = U(scratch.memory.ctypes.data)
     source, target = U(payload.ctypes.data), U(raw.ctypes.data)
     return _decode(source, U(payload.size), target, U(raw.size), memory)
+
+
+@inlined
+def decode_payload(payload, at, end, raw, scratch):  # type: ignore[no-untyped-def]
+    """Decode the payload from `at` to `end`, and look at the padding behind it. A status."""
+    status = decode_block(payload[at:end], raw, scratch)
+    for i in range(end, aligned(end)):
+        if payload[i] != 0 and status == OK:
+            status = BAD_PADDING
+    return status

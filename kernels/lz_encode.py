@@ -144,14 +144,15 @@ def _encode_payload(  # type: ignore[no-untyped-def]
     n_extras = _write_sequences(
         memory, memory + SYMBOLS + word_bytes * U(SYMBOLS_ROOM), n_sequences
     )
-    rotated = False
+    rotated = U(0)
     if (word_log == U(1) or word_log == U(2)) and n_literals != U(0):
         source = memory + LITERALS
         if n_literals > U(SAMPLE):  # the sample is taken where the literals are: keep them
             source = memory + DEPTHS
             copy_bytes(source, memory + LITERALS, n_literals << word_log)
-        plain = sample_bits(memory, source, n_literals, word_log, False, counts)
-        rotated = sample_bits(memory, source, n_literals, word_log, True, counts) < plain
+        plain = sample_bits(memory, source, n_literals, word_log, U(0), counts)
+        turned = sample_bits(memory, source, n_literals, word_log, U(1), counts)
+        rotated = U(turned < plain)
         if n_literals > U(SAMPLE):
             copy_bytes(memory + LITERALS, source, n_literals << word_log)
     split_literals(memory, n_literals, word_log, rotated)
@@ -181,7 +182,7 @@ def _encode_payload(  # type: ignore[no-untyped-def]
 
     at = out + U(HEADER_BYTES)
     flags = word_log | n_odd << U(ODD_SHIFT)
-    if rotated:
+    if rotated != U(0):
         flags |= U(ROTATED)
     if fill != U(0):
         flags |= U(FILLED)
@@ -225,25 +226,27 @@ def _encode_payload(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def encode_block(raw, word_bytes, level, matches_only, out, limit, scratch):  # type: ignore[no-untyped-def]
-    """Write the payload of the block `raw` (uint8); its bytes, or 0 if not below `limit`.
+def encode_block(  # type: ignore[no-untyped-def]
+    source, n_bytes, word_bytes, level, matches_only, out, limit, scratch
+):
+    """Write the payload of a block; its bytes, or 0 if not below `limit`.
 
     Also 0 if `matches_only` and a sample of the block says that matches do not pay.
 
-    `word_bytes` is 1, 2, 4 or 8, and `raw` holds at most MAX_WORDS words; up to `word_bytes - 1` bytes
-    may follow the last. Level 0 is fast, 1 has the better ratio. `out` (uint8) has room for `limit`
-    bytes; `scratch` is of `lz.scratch()`.
+    The block are `n_bytes` (uint64) bytes at the address `source`: at most MAX_WORDS words of `word_bytes`
+    (1, 2, 4 or 8), and up to `word_bytes - 1` bytes behind the last. Level 0 is fast, 1 has the
+    better ratio. At the address `out` there is room for `limit` and 8 bytes more; `scratch` is of
+    `lz.scratch()`.
     """
     memory = U(scratch.memory.ctypes.data)
-    source = U(raw.ctypes.data)
-    full_log = highest_bit(U(word_bytes))
-    if U(raw.size) >> full_log == U(0):  # not one word: bytes
+    full_log = highest_bit(word_bytes)
+    if n_bytes >> full_log == U(0):  # not one word: bytes
         full_log = U(0)
-    n = U(raw.size) >> full_log
+    n = n_bytes >> full_log
     if n == U(0) or n > U(MAX_WORDS):
         return 0
     word_log = load_block(source, n, full_log, memory + TEXT)
-    n_bytes = n << word_log
+    text_bytes = n << word_log
     fill, filling, least, literal_bytes, promising = look_at(n, word_log, memory, scratch.counts)
     size = U(0)
     tail = source + (n << full_log)
@@ -256,7 +259,7 @@ def encode_block(raw, word_bytes, level, matches_only, out, limit, scratch):  # 
                 continue
             n_sequences, n_literals = lz_match.parse(
                 memory + TEXT,
-                n_bytes,
+                text_bytes,
                 word_log,
                 least,
                 level,
@@ -273,18 +276,18 @@ def encode_block(raw, word_bytes, level, matches_only, out, limit, scratch):  # 
         else:
             if matches_only or (size != U(0) and size <= literal_bytes):
                 break
-            copy_bytes(memory + LITERALS, memory + TEXT, n_bytes)
+            copy_bytes(memory + LITERALS, memory + TEXT, text_bytes)
             fill = U(0)
         found = _encode_payload(
             tail,
-            U(raw.size) - (n << full_log),
+            n_bytes - (n << full_log),
             word_log,
             full_log - word_log,
             n_sequences,
             n_literals,
             fill,
-            U(out.ctypes.data),
-            U(limit) if size == U(0) else min(size, U(limit)),
+            out,
+            limit if size == U(0) else min(size, limit),
             memory,
             scratch.counts,
         )

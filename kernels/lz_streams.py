@@ -93,7 +93,7 @@ def plan(symbols, n, frequencies, work):  # type: ignore[no-untyped-def]
     """
     counts, present, packed = work
     _count(symbols, n, counts)
-    n_present = 0
+    n_present = np.int64(0)
     pairs = U(0)
     for s in range(U(256)):
         c = U(counts[U(0), s])

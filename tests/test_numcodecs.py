@@ -60,8 +60,8 @@ def test_keeps_the_data_type_as_a_filter_must(common: Any, dtype: str) -> None:
 def test_conforms_otherwise(common: Any) -> None:
     for codec in CODECS:
         common.check_config(codec)
-    common.check_repr("Tensor(block_size=None, profile='ratio')")
-    common.check_repr("Tensor(block_size=1024, profile='fast')")
+    common.check_repr("Tensor(block_size=None, lz=None, profile='ratio')")
+    common.check_repr("Tensor(block_size=1024, lz=None, profile='fast')")
     common.check_err_encode_object_buffer(Tensor())
     common.check_err_decode_object_buffer(Tensor())
 
