@@ -32,6 +32,18 @@ from .errors import (
     TruncatedError,
     UnsupportedError,
 )
+from .quant import (
+    ErrorBound,
+    QuantizeConfig,
+    Quantized,
+    QuantizedInfo,
+    StateFormatError,
+    check_state_format,
+    decode_quantized,
+    dequantize,
+    encode_quantized,
+    quantize,
+)
 from .threads import set_threads
 
 __version__ = "0.1.0"
@@ -39,22 +51,32 @@ __version__ = "0.1.0"
 __all__ = [
     "BadBlock",
     "CorruptionError",
+    "ErrorBound",
     "FrameInfo",
     "GpucodecError",
     "LZConfig",
     "LimitError",
     "ModelInfo",
     "PlaneInfo",
+    "QuantizeConfig",
+    "Quantized",
+    "QuantizedInfo",
     "Salvaged",
+    "StateFormatError",
     "TensorConfig",
     "TruncatedError",
     "UnsupportedError",
+    "check_state_format",
     "decode",
     "decode_batch",
+    "decode_quantized",
+    "dequantize",
     "encode",
     "encode_batch",
+    "encode_quantized",
     "inspect",
     "max_encoded_size",
+    "quantize",
     "set_threads",
     "verify",
 ]

@@ -13,13 +13,14 @@ from . import buffers, frame as frames, predicted, threads as pool
 from .config import DEFAULT_CONFIG, Config
 from .dtypes import from_numpy
 from .errors import CorruptionError, TruncatedError
-from .kernels import spec
+from .kernels import quantspec, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .buffers import Bytes
     from .frame import Frame
+    from .quant import QuantizeConfig, QuantizedInfo
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,11 +37,22 @@ def _engine() -> Any:
     return cpu
 
 
+def _quantized() -> Any:
+    """The codec of quantized tensors, which is built on this one."""
+    from .quant import codec
+
+    return codec
+
+
+def _is_quantized(raw: Bytes) -> bool:
+    return raw[: len(quantspec.MAGIC)].tobytes() == quantspec.MAGIC
+
+
 class BadBlock(NamedTuple):
     """A block that could not be decoded."""
 
     block: int
-    """Its number in the frame."""
+    """Its number in the frame; of a quantized tensor, in the part that `reason` names."""
     start: int
     """Offset of its first decoded byte."""
     stop: int
@@ -144,7 +156,7 @@ def decode(
     threads: int | None = None,
     salvage: bool = False,
 ) -> Any:
-    """Decode a frame and check every hash.
+    """Decode a frame and check every hash; that of a quantized tensor is dequantized, too.
 
     Parameters
     ----------
@@ -173,7 +185,12 @@ def decode(
         `out` has another size.
 
     """
-    [result] = _decode([(buffers.encoded(frame), out)], limit, threads, salvage=salvage)
+    raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        return _quantized().decode_quantized(
+            raw, out, limit=limit, threads=threads, salvage=salvage
+        )
+    [result] = _decode([(raw, out)], limit, threads, salvage=salvage)
     return result if salvage else result.array
 
 
@@ -212,7 +229,13 @@ def decode_batch(
         message = f"out has {len(targets)} targets for {len(items)} frames"
         raise ValueError(message)
     pairs = list(zip(items, targets, strict=True))
-    return [result.array for result in _decode(pairs, limit, threads)]
+    plain = iter(_decode([p for p in pairs if not _is_quantized(p[0])], limit, threads))
+    return [
+        decode(raw, target, limit=limit, threads=threads)
+        if _is_quantized(raw)
+        else next(plain).array
+        for raw, target in pairs
+    ]
 
 
 def decode_blocks(
@@ -249,9 +272,12 @@ def decode_blocks(
     _raise_if_damaged(frame, status, first)
 
 
-def inspect(frame: Any) -> FrameInfo:
+def inspect(frame: Any) -> FrameInfo | QuantizedInfo:
     """What a frame's header and table say; nothing is decoded."""
-    return describe(frames.parse(buffers.encoded(frame)))
+    raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        return _quantized().inspect(raw)  # type: ignore[no-any-return]
+    return describe(frames.parse(raw))
 
 
 def describe(parsed: Frame) -> FrameInfo:
@@ -299,6 +325,15 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
 
     """
     raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        _quantized().verify(raw, threads=threads)
+        return
+    for _ in decoded_pieces(raw, threads=threads):
+        pass
+
+
+def decoded_pieces(raw: Bytes, *, threads: int | None = None) -> Iterator[Bytes]:
+    """The decoded bytes of a frame, some MiB at a time, in memory that is used again."""
     parsed = frames.parse(raw)
     step = max(1, VERIFY_BYTES // parsed.block_bytes)
     scratch = np.empty(min(step * parsed.block_bytes, parsed.decoded_bytes), np.uint8)
@@ -308,12 +343,20 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
         payload = raw[parsed.offsets[first] : parsed.offsets[last]]
         out = scratch[: stop - first * parsed.block_bytes]
         decode_blocks(parsed, payload, first, last, out, threads=threads)
+        yield out
 
 
-def max_encoded_size(shape: int | Sequence[int], dtype: Any, config: Config | None = None) -> int:
-    """The most bytes that a frame of an array of this shape and data type can have."""
+def max_encoded_size(
+    shape: int | Sequence[int], dtype: Any, config: Config | QuantizeConfig | None = None
+) -> int:
+    """The most bytes that a frame of an array of this shape and data type can have.
+
+    For a `QuantizeConfig` that is when every value is an exception: more than the array.
+    """
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     found = from_numpy(np.dtype(dtype))
+    if config is not None and not isinstance(config, Config):
+        return _quantized().max_encoded_bytes(found, dims, config)  # type: ignore[no-any-return]
     block_log = (config or DEFAULT_CONFIG).block_log(found.spec.word_bytes)
     return frames.max_encoded_bytes(found, dims, block_log)
 

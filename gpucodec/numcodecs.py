@@ -32,7 +32,7 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
 
     Parameters
     ----------
-    block_size, profile
+    block_size, profile, lz
         As in `gpucodec.TensorConfig`.
 
     Examples
@@ -43,9 +43,11 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
 
     codec_id: ClassVar[str] = "gpucodec.tensor"
 
-    def __init__(self, block_size: int | None = None, profile: str = "ratio") -> None:
-        self._config = TensorConfig(block_size, profile)
-        self.block_size, self.profile = block_size, profile
+    def __init__(
+        self, block_size: int | None = None, profile: str = "ratio", lz: bool | None = None
+    ) -> None:
+        self._config = TensorConfig(block_size, profile, lz)
+        self.block_size, self.profile, self.lz = block_size, profile, lz
 
     def get_config(self) -> dict[str, Any]:
         """The id and the parameters that differ from their defaults, as JSON."""

@@ -193,7 +193,7 @@ LZ_PROBE_LOG: Final = 4  # yes, if 1/16 of the runs are not the first of their k
 LZ_PROBE_MULTIPLIER: Final = 0x9E3779B97F4A7C15
 MODEL_MIN_WORDS: Final = 1 << 16  # smaller arrays have no model
 MODEL_MIN_COLUMNS: Final = 64  # trailing dimensions are joined up to here
-MODEL_MEASURED_BLOCKS: Final = 16  # coded with and without the model
+MODEL_MEASURED_BLOCKS: Final = 4  # coded with and without the model
 LOG2_STEPS_LOG: Final = 8  # log2 of the steps of its table, between which it is linear
 
 # --- checksum: XXH3-64, long inputs only --------------------------------------------------------

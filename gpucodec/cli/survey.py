@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import frame as frames
-from ..codec import describe
-from ..kernels import spec
+from ..codec import describe, inspect
+from ..kernels import quantspec, spec
+from ..quant import QuantizeConfig, QuantizedInfo
+from . import lossy
 from .errors import DamagedError
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ def of_frame(path: Path) -> Row:
     """A file that is one frame. Raises GpucodecError if it is not a sound one."""
     with path.open("rb") as file:
         prefix = file.read(spec.HEADER_BYTES)
+        if prefix.startswith(quantspec.MAGIC):
+            return _of_container(path)
         prefix += file.read(frames.table_bytes(prefix) - len(prefix))
         size = file.seek(0, 2)
     frame = frames.parse(prefix, whole=False)
@@ -87,6 +91,14 @@ def of_frame(path: Path) -> Row:
         raise DamagedError(f"{path} has {size} bytes, its frame {frame.encoded_bytes}")
     row = Row(path.name, frame.dtype.name, frame.shape, frame.decoded_bytes, size)
     row.add(frame)
+    return row
+
+
+def _of_container(path: Path) -> Row:
+    info = inspect(path.read_bytes())
+    assert isinstance(info, QuantizedInfo)
+    row = Row(path.name, info.dtype, info.shape, info.decoded_bytes, info.encoded_bytes)
+    row.codec = f"{lossy.describe(info.config)}, {info.n_exceptions} exceptions"
     return row
 
 
@@ -131,6 +143,9 @@ def _codec_name(array: Any) -> str:
 
 def _last_codec(array: Any) -> str:
     last = (array.compressors or (array.serializer,))[-1]
+    config = getattr(last, "config", None)
+    if isinstance(config, QuantizeConfig):
+        return lossy.describe(config)
     return str(getattr(last, "codec_id", None) or last.to_dict()["name"] if last else "none")
 
 

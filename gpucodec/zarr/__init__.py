@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""zarr v3: the serializer `TensorCodec`, the compressor `LZCodec`, the batching `Pipeline`, data types for bfloat16, float8.
+"""zarr v3: serializers, the compressor `LZCodec`, the batching `Pipeline`, bfloat16 and float8.
 
 Stores that use them open without an import of this module: zarr finds them by entry points.
 """
@@ -21,6 +21,7 @@ from .dtypes import (
 )
 from .lz import LZCodec
 from .pipeline import Pipeline
+from .quantize import QuantizeCodec
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -34,6 +35,7 @@ __all__ = [
     "Float8E8M0FNU",
     "LZCodec",
     "Pipeline",
+    "QuantizeCodec",
     "TensorCodec",
     "enable",
 ]

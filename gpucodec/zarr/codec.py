@@ -43,7 +43,7 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
 
     Parameters
     ----------
-    block_size, profile
+    block_size, profile, lz
         As in `gpucodec.TensorConfig`.
 
     """
@@ -53,14 +53,15 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
 
     block_size: int | None = None
     profile: str = "ratio"
+    lz: bool | None = None
 
     def __post_init__(self) -> None:
-        TensorConfig(self.block_size, self.profile)
+        TensorConfig(self.block_size, self.profile, self.lz)
 
     @property
     def config(self) -> TensorConfig:
         """The parameters as the codec takes them."""
-        return TensorConfig(self.block_size, self.profile)
+        return TensorConfig(self.block_size, self.profile, self.lz)
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
