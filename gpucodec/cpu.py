@@ -126,7 +126,7 @@ def _runs(n_blocks: int, block_bytes: int) -> list[tuple[int, int]]:
     return [(first, min(first + length, n_blocks)) for first in range(0, n_blocks, length)]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Encoding:
     """One way to encode the blocks of an array."""
 
@@ -171,7 +171,9 @@ class _Encoding:
         words = self.words[first * self.block_bytes : last * self.block_bytes]
         if self.only_lz:
             return cpu_lz.encode_run(words, self.dtype, self.only_lz, out, entries, hashes), 0
-        bits = np.array(plane_bits(self.dtype, self.flags), np.uint8)
+        bits = self.dtype.bits
+        if self.flags & spec.PREDICTED:
+            bits = np.array(plane_bits(self.dtype, self.flags), np.uint8)
         fixed = 1 << self.block_log, row.word_bytes, row.transform, bits
         if self.profile == spec.PROFILE_RATIO and not self.flags:
             encode_blocks = _encoder().encode_blocks
