@@ -141,7 +141,7 @@ def test_lz_is_chosen_where_it_is_smaller_and_only_there():
     for name, content, plane, coder in (
         ("uint8", "text", 0, "lz"),
         ("int64", "text", 0, "lz_words"),
-        ("float32", "sparse", 0, "lz_words"),
+        ("float32", "ones", 0, "lz_words"),
         ("int32", "steps", 2, "lz"),
     ):
         array = repetitive(name, 50_000, content)
