@@ -126,7 +126,7 @@ def _runs(n_blocks: int, block_bytes: int) -> list[tuple[int, int]]:
     return [(first, min(first + length, n_blocks)) for first in range(0, n_blocks, length)]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Encoding:
     """One way to encode the blocks of an array."""
 
@@ -171,7 +171,9 @@ class _Encoding:
         words = self.words[first * self.block_bytes : last * self.block_bytes]
         if self.only_lz:
             return cpu_lz.encode_run(words, self.dtype, self.only_lz, out, entries, hashes), 0
-        bits = np.array(plane_bits(self.dtype, self.flags), np.uint8)
+        bits = self.dtype.bits
+        if self.flags & spec.PREDICTED:
+            bits = np.array(plane_bits(self.dtype, self.flags), np.uint8)
         fixed = 1 << self.block_log, row.word_bytes, row.transform, bits
         if self.profile == spec.PROFILE_RATIO and not self.flags:
             encode_blocks = _encoder().encode_blocks
@@ -211,12 +213,14 @@ def encode(
         by_lz = _Encoding(words, dtype, block_log, spec.PROFILE_RATIO, only_lz=config)
         return _frame(by_lz, shape, b"", threads)
     profile = spec.PROFILES.index(config.profile)
-    plain = _Encoding(words, dtype, block_log, profile)
-    if config.lz:
-        return _frame(replace(plain, lz=True), shape, b"", threads)
     flags = spec.SPARSE if plan.may_be_sparse(words, dtype) else 0
-    may_repeat = config.lz is None and profile != spec.PROFILE_FAST and not flags
-    plain = replace(plain, flags=flags, lz=may_repeat and plan.may_repeat(words, dtype))
+    plain = _Encoding(words, dtype, block_log, profile, flags)
+    # Of floats with zeros, a mask says more; but the most frequent of ids may well be 0.
+    is_masked = flags and dtype.spec.transform in {spec.ROTATE, spec.ROTATE_BIAS}
+    if config.lz or (config.lz is None and not is_masked and profile != spec.PROFILE_FAST):
+        by_lz = replace(plain, flags=0, lz=bool(config.lz) or plan.may_repeat(words, dtype))
+        if not flags or (by_lz.lz and _is_smaller(by_lz, 0, plain)):
+            plain, flags = by_lz, 0
     model = plan.find_model(words, dtype, shape, profile)
     if model is not None:
         predicted = replace(plain, flags=flags | spec.PREDICTED, model=model, lz=False)
@@ -234,12 +238,12 @@ def _pack_model(model: Any) -> bytes:
     return predicted.pack(model.n_columns, model.tile_rows, model.base, model.rank, encoded)
 
 
-def _is_smaller(predicted: _Encoding, model_bytes: int, plain: _Encoding) -> bool:
-    """Whether the blocks with the model are smaller than those without, judged by some of them."""
-    n_blocks = plain.n_blocks
+def _is_smaller(one: _Encoding, model_bytes: int, other: _Encoding) -> bool:
+    """Whether the blocks of one, with its model, are smaller than those of the other, by some of them."""
+    n_blocks = one.n_blocks
     n_measured = min(n_blocks, spec.MODEL_MEASURED_BLOCKS)
     blocks = [k * n_blocks // n_measured for k in range(n_measured)]
-    gain = plain.sample_bytes(blocks) - predicted.sample_bytes(blocks)
+    gain = other.sample_bytes(blocks) - one.sample_bytes(blocks)
     return gain * n_blocks > model_bytes * n_measured
 
 

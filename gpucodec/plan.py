@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .buffers import Bytes
     from .dtypes import DType
 
+_UNSIGNED = {n: np.dtype(f"u{n}") for n in (1, 2, 4, 8)}
 FAST_RANK = 0  # of models in profile fast: rows and columns only, which are decoded fastest
 
 
@@ -27,12 +28,11 @@ def may_be_sparse(words: Bytes, dtype: DType) -> bool:
     n_rows = words.size // (row.word_bytes * spec.ROW)
     if len(row.planes) < 2 or n_rows * spec.ROW < spec.SPARSE_MIN_WORDS:
         return False
-    rows = words[: n_rows * spec.ROW * row.word_bytes].view(f"u{row.word_bytes}")
-    count = min(n_rows, spec.SPARSE_PROBE_ROWS)
-    sample = rows.reshape(n_rows, spec.ROW)[np.arange(count) * n_rows // count]
+    rows = words[: n_rows * spec.ROW * row.word_bytes].view(_UNSIGNED[row.word_bytes])
+    sample = rows.reshape(n_rows, spec.ROW)[:: -(-n_rows // spec.SPARSE_PROBE_ROWS)]
     if row.transform in {spec.ROTATE, spec.ROTATE_BIAS}:
-        sample <<= sample.dtype.type(1)  # without the sign
-    zeros = sample.size - int(np.count_nonzero(sample))
+        sample = sample << sample.dtype.type(1)  # without the sign
+    zeros = int(np.count_nonzero(sample == 0))
     return zeros << spec.SPARSE_PROBE_LOG >= sample.size
 
 
@@ -52,7 +52,7 @@ def matrix(words: Bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray[Any
             break
     if not spec.MIN_COLUMNS <= n_columns <= spec.MAX_COLUMNS:
         return None
-    return words.view(f"u{dtype.spec.word_bytes}").reshape(-1, n_columns)
+    return words.view(_UNSIGNED[dtype.spec.word_bytes]).reshape(-1, n_columns)
 
 
 def may_repeat(words: Bytes, dtype: DType) -> bool:

@@ -14,8 +14,8 @@ are the rows `floor(k m / n)` for `k = 0 ... n - 1`, or all if there are no more
 2. **Columns.** `u = clip(l - base - 8 rows)`; `columns = clip(round(sum u / 8 count), 127)`
    for each column of each tile, 0 where there is no word. What that takes off the **energy**, the
    sum of `u^2`, is estimated as the sum over tiles and columns of `floor((sum u)^2 / count)`.
-3. **Worth a try?** First of all, of the `n` by `m` logs `l` in the first `PROBE_COLUMNS` columns of at
-   most `PROBE_ROWS` rows, missing ones replaced by `floor(sum l / count)`: with `T` the sum of all, `R` of
+3. **Worth a try?** First of all, of the `n` by `m` logs `l` in the first `PROBE_COLUMNS` columns of
+   every `ceil(n_rows / PROBE_ROWS)`-th row, missing ones replaced by `floor(sum l / count)`: with `T` the sum of all, `R` of
    a row and `C` of a column, `E_0 = n m sum l^2 - T^2` is their energy about the mean, and
    `E = E_0 + 2 T^2 - n sum R^2 - m sum C^2` what the means of rows and columns leave of it. There is no
    model unless `E_0^4 > 2 E^4`: an eighth of a bit a word.
@@ -77,7 +77,7 @@ from .spec import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PROBE_ROWS, PROBE_COLUMNS = 32, 128
+PROBE_ROWS, PROBE_COLUMNS = 16, 64
 GROUP = 32  # the smallest tile: sums are kept for these
 TILES = (256, 128, 64, 32)
 COLUMN_COST = 6 << LOG2_BITS
@@ -414,19 +414,18 @@ def _fit_entry_point(sources: str = SOURCES) -> Any:
 
 def is_promising(words: NDArray[Any], name: str) -> bool:
     """Step 3, in NumPy: most matrices have no model, and need not wait for a compiler."""
-    n_rows = len(words)
-    chosen = np.arange(min(n_rows, PROBE_ROWS)) * n_rows // min(n_rows, PROBE_ROWS)
-    sample = words[chosen, :PROBE_COLUMNS] & np.array(
-        (1 << (8 * words.itemsize - 1)) - 1, words.dtype
-    )
-    logs = (sample >> (PREDICTED_TYPES[name].mantissa_bits - OFFSET_LOG)).astype(np.int64)
-    missing = logs == 0
-    logs[missing] = logs.sum() // max(1, logs.size - np.count_nonzero(missing))
+    magnitude = words.dtype.type((1 << (8 * words.itemsize - 1)) - 1)
+    shift = words.dtype.type(PREDICTED_TYPES[name].mantissa_bits - OFFSET_LOG)
+    sample = words[:: -(-len(words) // PROBE_ROWS), :PROBE_COLUMNS] & magnitude
+    logs = (sample >> shift).astype(np.float64)  # exact: all sums stay below 2^53
     n, m = logs.shape
-    squared_total = int(logs.sum()) ** 2
-    before = n * m * int((logs * logs).sum()) - squared_total
-    rows, columns = (int((logs.sum(axis) ** 2).sum()) for axis in (1, 0))
-    left = before + 2 * squared_total - n * rows - m * columns
+    n_missing = logs.size - np.count_nonzero(logs)
+    if n_missing:
+        logs[logs == 0] = int(logs.sum()) // max(1, logs.size - n_missing)
+    rows, columns = logs.sum(1), logs.sum(0)
+    squared_total = int(rows.sum()) ** 2
+    before = n * m * int(np.vdot(logs, logs)) - squared_total
+    left = before + 2 * squared_total - n * int(rows @ rows) - m * int(columns @ columns)
     return before**4 > 2 * left**4
 
 

@@ -13,8 +13,8 @@ where all zeros are positive.
 The encoder's choice
 --------------------
 An array is looked at if it has at least `SPARSE_MIN_WORDS` words, of a type of more than one plane, and
-if of at most `SPARSE_PROBE_ROWS` of its `m` full rows of 64 words, the rows `floor(k m / n)` for
-`k = 0 ... n - 1`, at least `2^-SPARSE_PROBE_LOG` are zero. Then the zeros of every
+if of every `ceil(m / SPARSE_PROBE_ROWS)`-th of its `m` full rows of 64 words, from the first, at
+least `2^-SPARSE_PROBE_LOG` are zero. Then the zeros of every
 `SPARSE_STRIDE`th full row of a block are counted. The block is tried if there are such rows and at
 least `2^-SPARSE_LOG` of their words are zero. It is packed if that makes it smaller, entries not
 counted, or, untried, if it is of floats and `2^-SPARSE_SURE_LOG` of its words are zero. The frame is

@@ -102,7 +102,8 @@ def fit(words: np.ndarray, name: str, max_rank: int):
     matrix = Matrix(words, mantissa_bits)
     n_rows, n_columns = words.shape
 
-    probe = matrix.part(spread(n_rows, choices.PROBE_ROWS), choices.PROBE_COLUMNS)
+    every = -(-n_rows // choices.PROBE_ROWS)
+    probe = matrix.part(np.arange(0, n_rows, every), choices.PROBE_COLUMNS)
     logs, present = probe.logs, probe.present
     logs = np.where(present, logs, logs.sum() // max(1, present.sum())).astype(float)
     before = ((logs - logs.mean()) ** 2).sum()

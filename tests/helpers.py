@@ -89,8 +89,8 @@ def repetitive(name: str, n: int, content: str, seed: int = 0) -> np.ndarray:
     elif content == "steps":  # noise that changes slowly: one plane has repetitions
         values = (np.repeat(np.arange(n), 60)[:n] % 7 << 8) + rng.integers(0, 256, n)
     else:
-        assert content == "sparse"
-        values = np.where(rng.random(n) < 0.1, rng.normal(0, 100, n), 0)
+        assert content in {"sparse", "ones"}
+        values = np.where(rng.random(n) < 0.1, rng.normal(0, 100, n), content == "ones")
     return values.astype(dtype)
 
 
