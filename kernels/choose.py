@@ -104,7 +104,7 @@ def log2_fixed(x: int) -> int:
 
 
 @kernel
-def _histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
+def histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
     """Count the rows 0, stride, 2 stride, ... into `counts[0]`; how many symbols these are.
 
     Four tables, as a symbol that follows its equal would wait for the other's sum to be stored.
@@ -227,13 +227,11 @@ def _rans_plane(symbols, n, bits, raw_bytes, out, scratch):  # type: ignore[no-u
     counts = scratch.counts
     stride = np.int64(1)
     if n_rows >= SAMPLE_MIN_ROWS:
-        if not _promising(
-            counts, _histogram(symbols, n_rows, np.int64(PROBE_STRIDE), counts), bits
-        ):
+        if not _promising(counts, histogram(symbols, n_rows, np.int64(PROBE_STRIDE), counts), bits):
             return RAW, 0
         stride = np.int64(SAMPLE_STRIDE)
     while True:
-        n_counted = _histogram(symbols, n_rows, stride, counts)
+        n_counted = histogram(symbols, n_rows, stride, counts)
         coder = RANS8
         n_symbols, size = 0, np.int64(0)
         for candidate in (RANS8, RANS12):

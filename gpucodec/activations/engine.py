@@ -104,11 +104,12 @@ class Engine:
         if not self._threads:
             self._start()
         reference = weakref.ref(record)
+        held = record if self.storage.keeps else None  # written though nobody may ask for it
         with self.changed:
             self._n_queued += 1
-        self._saves.put(lambda: self._save(reference, source))
+        self._saves.put(lambda: self._save(reference, source, held))
 
-    def _save(self, reference: weakref.ref[Record], source: Source) -> None:
+    def _save(self, reference: weakref.ref[Record], source: Source, _held: Record | None) -> None:
         slot, error = None, None
         if reference() is not None and not self._stopping:  # else nobody will ask
             try:

@@ -38,6 +38,8 @@ class Storage(Protocol):
 
     where: str
     """For messages."""
+    keeps: bool
+    """Whether frames stay that nobody needs any more."""
 
     def write(self, frame: Bytes) -> Slot:
         """Keep a frame; OSError if that fails."""
@@ -94,6 +96,8 @@ class _Segment:
 
 class Segments:
     """Frames one behind the other in anonymous files; a file is free when all of its slots are."""
+
+    keeps = False
 
     def __init__(self, folder: str) -> None:
         self.where = folder
@@ -156,6 +160,7 @@ class Objects:
         self.where = url
         self._fs, root = fsspec.core.url_to_fs(url)
         # Named for one process and one stream, so that nobody else's objects can be in it.
+        self.keeps = keep
         self.folder = f"{root.rstrip('/')}/activations-{os.getpid()}-{uuid.uuid4().hex}"
         self._fs.makedirs(self.folder, exist_ok=True)
         self._lock = threading.Lock()
