@@ -67,8 +67,8 @@ class stream_activations:  # noqa: N801 named like torch's own contexts
         graph is gone are written to again by the next step, and vanish when the context is left,
         with this object, or however the process ends.
     codec
-        "auto" or "lossless"; a configuration object of gpucodec, or the name of a lossy format,
-        for floating-point tensors. Integers and masks are never lossy.
+        "auto" or "lossless"; a configuration object of gpucodec; or the name of a lossy format,
+        such as "int8". Loss is for float32, bfloat16 and float16 alone, never for indices, masks.
     min_bytes
         Smaller tensors stay in memory.
     prefetch
@@ -89,8 +89,8 @@ class stream_activations:  # noqa: N801 named like torch's own contexts
     ------
     OSError
         The folder cannot be written.
-    UnsupportedError
-        The codec is not in this version.
+    ValueError, TypeError
+        An argument is out of range, or no codec.
 
     """
 
