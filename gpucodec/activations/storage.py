@@ -45,7 +45,7 @@ class Storage(Protocol):
         """Keep a frame; OSError if that fails."""
 
     def read(self, slot: Slot) -> Bytes:
-        """The frame; OSError if that fails."""
+        """The frame, until this thread reads the next; OSError if that fails."""
 
     def trim(self) -> None:
         """Give back what is held for later."""
@@ -104,6 +104,7 @@ class Segments:
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._files = _Files(folder)
         _Segment(self._files)  # so that a folder that cannot be written is an error at once
+        self._scratch = threading.local()  # new memory costs more than the reading
         self._lock = threading.Lock()
         self._last: weakref.ref[_Segment] | None = None
 
@@ -123,8 +124,11 @@ class Segments:
         return slot
 
     def read(self, slot: Slot) -> Bytes:
-        """Read a frame back."""
-        frame = np.empty(slot.n_bytes, np.uint8)
+        """Read a frame back, into memory that this thread's next read takes again."""
+        room: Bytes | None = getattr(self._scratch, "room", None)
+        if room is None or room.size < slot.n_bytes:
+            room = self._scratch.room = np.empty(slot.n_bytes, np.uint8)
+        frame = room[: slot.n_bytes]
         rest, at = memoryview(frame), slot.offset
         while rest:
             n_read = os.preadv(slot.place.fd, [rest], at)
