@@ -4,8 +4,8 @@
 ``python -m bench.activations [--folder FOLDER] [--quick]``: FOLDER is on the disk to measure.
 
 *Saved* is what autograd holds for backward at most, weights not counted: bytes of the storages
-that are alive, looked at with every tensor that is saved. *RSS* is the growth of the process over
-a step. Steps take turns, and a ratio is the median of those within the rounds. Bandwidths count
+that are alive, looked at with every tensor that is saved. The last column is what a process of its
+own grows by in a step, with all that a step needs beside. Steps take turns, and a ratio is the median of those within the rounds. Bandwidths count
 uncompressed bytes, and end with an fsync of what was written.
 """
 
@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -79,7 +80,7 @@ def batches() -> Any:
 
 
 def step(model: nn.Module, batch: Any, context: Any, bf16: bool) -> None:
-    model.zero_grad()
+    model.zero_grad(set_to_none=False)
     with context, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model(batch[:, :-1])
         loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
@@ -135,8 +136,6 @@ def torch_save(folder: str) -> Any:
 def peak_rss() -> Any:
     """Most bytes that the process grew by, sampled."""
     process, done, found = psutil.Process(), threading.Event(), [0]
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)  # or what other steps left would hide this one's growth
     before = process.memory_info().rss
 
     def watch() -> None:
@@ -152,32 +151,55 @@ def peak_rss() -> Any:
         thread.join()
 
 
-def training(folder: str, rounds: int, bf16: bool) -> None:
-    torch.manual_seed(0)
-    model, source = Model(), batches()
-    stream = stream_activations(folder, max_inflight_bytes=BUDGET, min_bytes=1 << 16)
-    fast = stream_activations(
-        folder, gpucodec.TensorConfig(profile="fast"), 1 << 16, max_inflight_bytes=BUDGET
-    )
-    contexts: dict[str, Any] = {
+def ways(folder: str) -> dict[str, Any]:
+    """Contexts for the forward pass."""
+    options = {"max_inflight_bytes": BUDGET, "min_bytes": 1 << 16}
+    stream = stream_activations(folder, **options)
+    fast = stream_activations(folder, gpucodec.TensorConfig(profile="fast"), **options)
+    return {
         "plain": contextlib.nullcontext,
         "save_on_cpu (a no-op without a GPU)": torch.autograd.graph.save_on_cpu,
         "torch.save, one file a tensor": lambda: torch_save(folder),
         "stream_activations": lambda: stream,
         "stream_activations, profile fast": lambda: fast,
     }
+
+
+def process_memory(folder: str, name: str) -> int:
+    """Bytes that a process of its own grows by in a float32 step, gradients being there already."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "bench.activations", "--memory", name, "--folder", folder],
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed is gone at once
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return int(run.stdout)
+
+
+def memory(folder: str, name: str) -> None:
+    """The other side of `process_memory`."""
+    torch.manual_seed(0)
+    model, batch, context = Model(), next(batches()), ways(folder)[name]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(2):
+        with peak_rss() as grown:
+            step(model, batch, context(), False)
+    print(grown[0])
+
+
+def training(folder: str, rounds: int, bf16: bool) -> None:
+    torch.manual_seed(0)
+    model, source = Model(), batches()
+    contexts = ways(folder)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contexts}
-    rss = dict.fromkeys(contexts, 0)
     for number in range(rounds + 1):
         batch = next(source)
         for name, context in contexts.items():
-            with peak_rss() as grown:
-                begin = time.perf_counter(), time.process_time()
-                step(model, batch, context(), bf16)
-                taken = time.perf_counter() - begin[0], time.process_time() - begin[1]
+            begin = time.perf_counter(), time.process_time()
+            step(model, batch, context(), bf16)
+            taken = time.perf_counter() - begin[0], time.process_time() - begin[1]
             if number:  # the first is for warming up
                 seconds[name].append(taken)
-                rss[name] = max(rss[name], grown[0])
     plain, weights, alive = Alive(), Weights(), Alive()
     weights.watch()
     step(model, batch, plain_hooks(weights, plain), bf16)
@@ -195,10 +217,8 @@ def training(folder: str, rounds: int, bf16: bool) -> None:
         wall = statistics.median(a[0] / b[0] for a, b in zip(pairs, seconds["plain"], strict=True))
         cpu = statistics.median(a[1] / b[1] for a, b in zip(pairs, seconds["plain"], strict=True))
         middle = statistics.median(one[0] for one in pairs)
-        print(
-            f"{name:38}{middle:7.2f} s a step {wall:6.2f}x wall {cpu:6.2f}x CPU "
-            f"{rss[name] / 1e6:8.0f} MB RSS"
-        )
+        grown = "" if bf16 else f"{process_memory(folder, name) / 1e6:8.0f} MB"
+        print(f"{name:38}{middle:7.2f} s a step {wall:6.2f}x wall {cpu:6.2f}x CPU {grown}")
 
 
 def kinds(n_steps: int) -> None:
@@ -225,9 +245,9 @@ def kinds(n_steps: int) -> None:
     weights.watch()
     step(model, next(source), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), True)
     weights.unwatch()
-    with contextlib.suppress(FileNotFoundError):  # bench.corpus, trained for longer
+    with contextlib.suppress(FileNotFoundError, KeyError):  # bench.corpus, trained for longer
         opened = corpus.Corpus(corpus.cache_folder("full"))
-        for kind in ("post_relu bfloat16", "pre_relu bfloat16", "attention bfloat16"):
+        for kind in ("post-ReLU bfloat16", "pre-ReLU bfloat16", "attention bfloat16"):
             array = opened.flat(kind)
             ratio = array.nbytes / gpucodec.encode(array).size
             zeros = float((array.astype(np.float32) == 0).mean())
@@ -314,9 +334,13 @@ def reading(folder: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", default=tempfile.gettempdir())
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.memory:
+        memory(options.folder, options.memory)
+        return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for bf16 in (False,) if options.quick else (False, True):
             training(folder, 1 if options.quick else 4, bf16)

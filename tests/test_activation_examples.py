@@ -27,7 +27,20 @@ def load(name):
 
 
 def test_training_past_memory(tmp_path):
-    options = ["--width", "32", "--layers", "2", "--steps", "2", "--batch", "8", "--length", "64", "--budget-mb", "0.3"]
+    options = [
+        "--width",
+        "32",
+        "--layers",
+        "2",
+        "--steps",
+        "2",
+        "--batch",
+        "8",
+        "--length",
+        "64",
+        "--budget-mb",
+        "0.3",
+    ]
     stats = load("train_past_memory").main([str(tmp_path), *options])
     assert stats.peak_inflight_bytes <= 600_000
     assert stats.raw_bytes > 5 * stats.peak_inflight_bytes
@@ -41,6 +54,24 @@ def test_harvesting(tmp_path):
     n_run, losses = example.main([store, "--tokens", "2048", "--epochs", "3", "--workers", "1"])
     assert n_run == 4
     assert losses[-1] < losses[0]
+
+
+def test_the_benchmark_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT))  # bench/ is not installed
+    from bench import activations as bench
+
+    for name, value in {"WIDTH": 32, "LAYERS": 2, "LENGTH": 64, "BUDGET": 1 << 16}.items():
+        monkeypatch.setattr(bench, name, value)
+    monkeypatch.setattr(bench, "process_memory", lambda *_: 1e6)
+    monkeypatch.setenv("GPUCODEC_BENCH_CACHE", str(tmp_path / "no corpus"))
+    bench.training(str(tmp_path), 1, bf16=False)
+    bench.kinds(1)
+    bench.harvest(str(tmp_path), 1 << 25)
+    bench.reading(str(tmp_path))
+    out = capsys.readouterr().out
+    assert "stream_activations" in out
+    assert "of activations in" in out
+    assert "rows/s" in out
 
 
 def test_the_document_names_what_there_is():
