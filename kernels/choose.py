@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import rans
+from .arrays import view_u64
 from .jit import inlined, kernel
 from .planes import pack_bits, raw_plane_bytes
 from .spec import (
@@ -60,6 +61,7 @@ from .spec import (
     SAMPLE_MIN_ROWS,
     SAMPLE_STRIDE,
 )
+from .uniform import is_constant
 from .vector import copy_bytes
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def _histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
     for table in range(4):
         for s in range(256):
             counts[table, s] = 0
-    eights = symbols[: n_rows * ROW].view(np.uint64)
+    eights = view_u64(symbols)
     byte = np.uint64(255)
     n_counted = 0
     for row in range(0, n_rows, stride):
@@ -217,18 +219,6 @@ def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ign
 
 
 @inlined
-def _is_constant(symbols, n):  # type: ignore[no-untyped-def]
-    first = symbols[0]
-    for at in range(0, n, ROW):
-        different = np.uint8(0)
-        for i in range(at, min(at + ROW, n)):
-            different |= symbols[i] ^ first
-        if different != 0:
-            return False
-    return True
-
-
-@inlined
 def _rans_plane(symbols, n, bits, raw_bytes, out, scratch):  # type: ignore[no-untyped-def]
     """Code the plane if that makes it smaller than `raw_bytes`: (coder, bytes), or RAW."""
     n_rows = (n - 1) // ROW
@@ -277,7 +267,7 @@ def encode_plane(symbols, n, bits, out, scratch):  # type: ignore[no-untyped-def
     `out` must have room for the plane stored raw and 64 bytes more; `scratch` is
     `rans.encode_scratch`.
     """
-    if _is_constant(symbols, n):
+    if is_constant(symbols, n):
         return CONSTANT << ENTRY_CODER_SHIFT | np.int64(symbols[0])
     raw_bytes = raw_plane_bytes(n, bits)
     coder, size = _rans_plane(symbols, n, bits, raw_bytes, out, scratch)

@@ -13,6 +13,7 @@ import numpy as np
 from numba import typeof, types
 
 from . import planes, rans
+from .arrays import stack_array
 from .checksum import xxh3
 from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
 from .jit import SOURCES, entry_point, inlined, readonly_bytes
@@ -35,6 +36,10 @@ from .vector import copy_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_where = stack_array(types.uint64, 2, MAX_PLANES, 3)
+_position = stack_array(types.int64, 2)
 
 
 def scratch(block_words: int) -> tuple[Any, ...]:
@@ -86,7 +91,7 @@ def _copy_stored(payload, hashes, block_bytes, raw, status):  # type: ignore[no-
         status[b] = OK if intact else BAD_HASH
 
 
-def _entry_point(sources: str) -> Any:
+def _entry_point(sources: int) -> Any:
     @entry_point(
         types.void(
             readonly_bytes,
@@ -118,8 +123,8 @@ def _entry_point(sources: str) -> Any:
         if n_planes == 0:
             _copy_stored(payload, hashes, block_bytes, raw, status)
             return
-        where = np.empty((2, n_planes, 3), np.uint64)
-        position = np.zeros(2, np.int64)
+        where, position = _where(), _position()
+        position[0] = 0
         for first in range(0, n_blocks, 2):
             count = min(2, n_blocks - first)
             for q in range(count):

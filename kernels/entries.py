@@ -27,7 +27,7 @@ def payload_bytes(entry: int) -> int:
     return 0 if (entry >> ENTRY_CODER_SHIFT) == CONSTANT else entry & ENTRY_ARGUMENT_MASK
 
 
-def _entry_point(sources: str) -> Any:
+def _entry_point(sources: int) -> Any:
     @entry_point(
         types.int64(types.Array(types.uint32, 2, "C", readonly=True), types.int64, types.int64[::1])
     )

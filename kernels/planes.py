@@ -17,6 +17,8 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from .arrays import stack_array
+from .entries import MAX_PLANES
 from .jit import inlined, kernel
 from .spec import BAD_PADDING, FLOAT64_BIAS, OK, PLAIN, ROTATE_BIAS, ROW, ZIGZAG
 from .vector import I64, constant, load, loop, splat, store, vector
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VECTOR_BYTES = 64
+
+_table = stack_array(types.uint64, MAX_PLANES, 3)
+_row = stack_array(types.uint8, 8 * ROW)
 
 
 def _row_kernel(word_bytes: int, n_planes: int, *, merge: bool) -> Any:
@@ -157,7 +162,7 @@ def split(raw, word_bytes, transform, bits, planes):  # type: ignore[no-untyped-
     n_planes = bits.size
     row_bytes = ROW * word_bytes
     n_rows = raw.size // row_bytes
-    table = np.empty((n_planes, 3), np.uint64)
+    table = _table()
     below = np.uint64(8 * word_bytes)
     for p in range(n_planes):
         width = np.uint64(bits[p])
@@ -170,9 +175,9 @@ def split(raw, word_bytes, transform, bits, planes):  # type: ignore[no-untyped-
     split_rows(source, np.uint64(n_rows), word_bytes, transform, n_planes, where)
     rest = raw.size - n_rows * row_bytes
     if rest > 0:
-        last = np.zeros(row_bytes, np.uint8)
-        for i in range(rest):
-            last[i] = raw[n_rows * row_bytes + i]
+        last = _row()
+        for i in range(row_bytes):
+            last[i] = raw[n_rows * row_bytes + i] if i < rest else 0
         for p in range(n_planes):
             table[p, 0] += np.uint64(n_rows * ROW)
         address = np.uint64(last.ctypes.data)
@@ -197,7 +202,7 @@ def merge(table, word_bytes, transform, bits, raw):  # type: ignore[no-untyped-d
     merge_rows(target, np.uint64(n_rows), word_bytes, transform, n_planes, where)
     rest = raw.size - n_rows * row_bytes
     if rest > 0:
-        last = np.empty(row_bytes, np.uint8)
+        last = _row()
         for p in range(n_planes):
             table[p, 0] += np.uint64(n_rows * ROW)
         address = np.uint64(last.ctypes.data)
