@@ -12,6 +12,7 @@ import numpy as np
 from numba import typeof, types
 
 from . import lz, planes
+from .arrays import stack_array
 from .checksum import xxh3
 from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
 from .jit import SOURCES, entry_point, inlined, readonly_bytes
@@ -24,6 +25,9 @@ from .vector import copy_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_counts = stack_array(types.uint32, 8, 256)
+_found = stack_array(types.uint32, MAX_PLANES)
 
 
 class Scratch(NamedTuple):
@@ -73,7 +77,7 @@ def _encode_blocks(sources: str) -> Any:
         """
         assert sources
         at = 0
-        counts = np.empty((8, 256), np.uint32)
+        counts = _counts()
         whole = entries.shape[1] == 1
         for b in range(hashes.size):
             block = raw[b * block_bytes : (b + 1) * block_bytes]
@@ -152,8 +156,8 @@ def _shrink_blocks(sources: str) -> Any:
         of what it is, LZ of its words, and, `by_planes`, LZ of those planes that get smaller.
         """
         assert sources
-        counts = np.empty((8, 256), np.uint32)
-        found = np.empty(bits.size, np.uint32)
+        counts = _counts()
+        found = _found()
         block_bytes = block_words * word_bytes
         base = np.uint64(out.ctypes.data)
         source, at = 0, 0

@@ -24,7 +24,7 @@ from .vector import I64, constant, load, loop, store, vector
 DECODE_TABLE_BYTES = (4 << RANS12_BITS) + 64
 # encode table of the vector machine by symbol: u32 reciprocal; u32 frequency | start << 12 | shift << 24
 FIELDS = 1024
-ENCODE_TABLE_BYTES = max(2048, rows_plain.ENCODE_TABLE_BYTES)
+ENCODE_TABLE_BYTES = max(2048, rows_plain.ENCODE12_TABLE_BYTES)
 ARGUMENT_BYTES = 8 * ARGUMENTS
 HALF = 16
 D16, Q8, W16, B16 = vector(HALF, 32), vector(8, 64), vector(HALF, 16), vector(HALF, 8)
