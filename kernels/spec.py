@@ -22,6 +22,16 @@ MAX_DIMS: Final = 64
 STORED: Final = 1  # flag: the words as they are; no entries, no planes
 ALIGNMENT: Final = 16  # of the first payload and of every one after it
 
+# --- files: sections of frames, see docs/format.md "Files" -----------------------------------
+
+FILE_MAGIC: Final = b"\x89gpcfile"  # starts a section; no text begins like this
+FOOTER_MAGIC: Final = b"gpcfile\x89"  # ends a section
+FILE_VERSION: Final = 1
+# index_bytes, n_frames, decoded_bytes, encoded_bytes, index hash, hash, version, reserved, magic
+FOOTER_FORMAT: Final = "<QQQQQQII8s"
+FOOTER_BYTES: Final = 64
+FOOTER_HASH_OFFSET: Final = 40
+
 # --- blocks -------------------------------------------------------------------------------
 
 ROW: Final = 64  # symbols of a row: 32 lanes, two neighbouring symbols each
