@@ -12,6 +12,9 @@ from gpucodec_s3 import BUCKET, s3_options  # noqa: F401 - a fixture
 
 from gpucodec.fs import GpucodecFileSystem
 
+# fsspec's fixtures are written for an older pytest.
+pytestmark = pytest.mark.filterwarnings("ignore:Class-scoped fixtures defined as instance methods")
+
 
 class Memory(abstract.AbstractFixtures):
     @pytest.fixture(scope="class")

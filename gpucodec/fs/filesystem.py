@@ -86,10 +86,14 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         self._below = fs if fs.async_impl else AsyncFileSystemWrapper(fs, asynchronous=asynchronous)
         self._local = isinstance(fs, LocalFileSystem)
         self._indexes = Indexes(fs, self._below)
-        own = type(self)
-        self._strip_protocol: Callable[[Any], Any] = lambda path: fs._strip_protocol(
-            own._strip_protocol(path)
-        )
+
+        def strip(path: Any) -> Any:
+            """As each filesystem below has its own paths, this is no class method here."""
+            if isinstance(path, list):
+                return [strip(one) for one in path]
+            return fs._strip_protocol(type(self)._strip_protocol(path))
+
+        self._strip_protocol: Callable[[Any], Any] = strip
         self._parent = fs._parent
         self.root_marker = fs.root_marker
 
