@@ -20,7 +20,6 @@ def s3_options():
         "endpoint_url": f"http://{host}:{port}",
         "key": "test",
         "secret": "test",
-        "client_kwargs": {"region_name": "us-east-1"},
         "use_listings_cache": False,
     }
     s3fs.S3FileSystem(**options).mkdir(BUCKET)
