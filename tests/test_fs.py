@@ -23,7 +23,9 @@ from helpers import repetitive, sample
 from gpucodec import CorruptionError, TruncatedError
 from gpucodec.fs import GpucodecFileSystem, sink
 
-DATA = repetitive("uint8", 700_000, "text").tobytes() + sample("float32", 900_000, "values").tobytes()
+DATA = (
+    repetitive("uint8", 700_000, "text").tobytes() + sample("float32", 900_000, "values").tobytes()
+)
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
@@ -100,28 +102,29 @@ def test_ranges_of_many_files_come_in_one_batch(place):
 
 
 def test_batches_fetch_a_block_once():
+    fetched = []
+
     class Counting(MemoryFileSystem):
-        fetched: list = []
         cachable = False
 
         def cat_file(self, path, start=None, end=None, **kwargs):
-            self.fetched.append((start, end))
+            fetched.append((start, end))
             return super().cat_file(path, start, end, **kwargs)
 
     below = Counting()
     fs = GpucodecFileSystem(fs=below, skip_instance_cache=True)
     fs.pipe_file("/blocks", DATA)
     fs.info("/blocks")
-    below.fetched.clear()
+    fetched.clear()
     starts = [1000 * i for i in range(50)]
     found = fs.cat_ranges(["/blocks"] * 50, starts, [start + 500 for start in starts])
     assert found == [DATA[start : start + 500] for start in starts]
-    assert len(below.fetched) == 1
-    below.fetched.clear()
+    assert len(fetched) == 1
+    fetched.clear()
     with fs.open("/blocks") as file:
         file.seek(1 << 20)
         file.read(65536)
-    index, *fetches = below.fetched
+    index, *fetches = fetched
     assert len(fetches) == 1
     assert index[1] == fs.info("/blocks")["physical_size"]
 
@@ -182,7 +185,7 @@ def test_one_of_two_exclusive_writers_wins(local):
     with pytest.raises(FileExistsError):
         first.close()
     assert fs.cat_file(path) == b"second"
-    assert os.listdir(folder) == ["one"]
+    assert [path.name for path in folder.iterdir()] == ["one"]
 
 
 def test_writers_do_not_interleave(place):

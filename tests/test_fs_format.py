@@ -247,9 +247,7 @@ def test_indexes_of_hostile_heads_are_refused():
         lying = body[:-index_bytes] + hostile
         lying += file[-spec.FOOTER_BYTES :]
         size = len(lying)
-        lying = footer(
-            lying, index_bytes=len(hostile), encoded=size, index_hash=xxh3(hostile)
-        )
+        lying = footer(lying, index_bytes=len(hostile), encoded=size, index_hash=xxh3(hostile))
         with pytest.raises(GpucodecError):
             read(lying)
         with pytest.raises(Refused):

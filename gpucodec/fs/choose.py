@@ -24,10 +24,17 @@ UNIT_BYTES: Final = 1 << 20  # the guess is made anew for each MiB
 _PIECES, _PIECE_BYTES = 8, 1 << 10  # of a unit, evenly spread: its sample
 _TRIAL_BYTES = 64 << 10  # encoded both ways where the sample leaves both possible
 _LOG2_STEPS = 256  # fixed point of the estimates: 1/256 bit
-_SYMBOL_COST = 185  # what a symbol more adds to a sampled entropy: 0.72 bits (Miller and Madow, 1955)
+_SYMBOL_COST = (
+    185  # what a symbol more adds to a sampled entropy: 0.72 bits (Miller and Madow, 1955)
+)
 _NOISE = 7 * _LOG2_STEPS + 51  # a lowest plane of over 7.2 bits a byte leaves LZ nothing to match
 _DRIFT = 38  # bits a byte, in the same fixed point, by which a unit may differ from the one before
-_TYPES: Final = {1: np.uint8, 2: np.float16, 4: np.float32, 8: np.float64}
+_TYPES: Final[dict[int, type[np.generic]]] = {
+    1: np.uint8,
+    2: np.float16,
+    4: np.float32,
+    8: np.float64,
+}
 
 
 class Choice(NamedTuple):

@@ -25,9 +25,7 @@ DIRECT_BYTES: Final = 1 << 20  # reads of this size are decoded to where they go
 class DecodedFile(AbstractBufferedFile):  # type: ignore[misc] # fsspec is not typed
     """A file opened for reading."""
 
-    def __init__(
-        self, fs: Any, path: str, source: Source, cache_type: str, **options: Any
-    ) -> None:
+    def __init__(self, fs: Any, path: str, source: Source, cache_type: str, **options: Any) -> None:
         assert source.index is not None, path
         self._source = source
         plain = cache_type in {"none", BlockAhead.name}
@@ -49,10 +47,11 @@ class DecodedFile(AbstractBufferedFile):  # type: ignore[misc] # fsspec is not t
         out = np.frombuffer(buffer, np.uint8)
         if out.size < DIRECT_BYTES or self.closed:
             return int(super().readinto(buffer))
-        start, stop = self.loc, min(self.loc + out.size, self.size)
+        start: int = self.tell()
+        stop: int = min(start + out.size, self.size)
         if start < stop:
             self._source.read_into(start, stop, out[: stop - start])
-            self.loc = stop
+            self.seek(stop)
         return max(0, stop - start)
 
     readinto1 = readinto
@@ -87,7 +86,9 @@ class BlockAhead(BaseCache):  # type: ignore[misc] # fsspec is not typed
                 return bytes(self.fetcher(start, stop))
             self._ahead = min(2 * self._ahead + (stop - start), AHEAD_BYTES) if straight else 0
             begin, end = aligned(self.index, start, min(stop + self._ahead, self.size))
-            kept = self._held[begin - self._held_at :] if self._held_at <= begin < held_stop else b""
+            kept = (
+                self._held[begin - self._held_at :] if self._held_at <= begin < held_stop else b""
+            )
             self._held = kept + self.fetcher(begin + len(kept), end)
             self._held_at = begin
         return self._held[start - self._held_at : stop - self._held_at]
@@ -173,7 +174,7 @@ class EncodingFile(io.RawIOBase):
         if sink is not None:
             sink.discard()
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         """Close, or discard after an exception."""
         if kind is not None:
             self.discard()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -26,7 +25,7 @@ from .sink import AppendSink, LocalSink, RemoteSink
 from .source import Source, logical
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from ..buffers import Bytes
     from .section import Index
@@ -58,6 +57,7 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
 
     protocol: ClassVar[str] = "gpucodec"
     _strip_tokenize_options = ("fo",)
+    _pid: int
 
     def __init__(
         self,
@@ -87,13 +87,15 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         self._local = isinstance(fs, LocalFileSystem)
         self._indexes = Indexes(fs, self._below)
 
+        own_part = super()._strip_protocol
+
         def strip(path: Any) -> Any:
             """As each filesystem below has its own paths, this is no class method here."""
             if isinstance(path, list):
                 return [strip(one) for one in path]
-            return fs._strip_protocol(type(self)._strip_protocol(path))
+            return fs._strip_protocol(own_part(path))
 
-        self._strip_protocol: Callable[[Any], Any] = strip
+        self._strip_protocol = strip
         self._parent = fs._parent
         self.root_marker = fs.root_marker
 
@@ -275,7 +277,7 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         rpath = self._strip_protocol(rpath)
         info, index = await self._indexes.load(rpath)
         if info["type"] == "directory":
-            Path(lpath).mkdir(parents=True, exist_ok=True)
+            os.makedirs(lpath, exist_ok=True)  # noqa: PTH103
             return
         if index is None:
             await self._below._get_file(rpath, lpath, callback=callback, **kwargs)
@@ -382,5 +384,6 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
             message = f"mode {mode!r} is not rb, wb, xb or ab"
             raise NotImplementedError(message)
         sink = self._sink(path, mode)
-        options = {"autocommit": autocommit, "start": start, "threads": self.threads}
-        return EncodingFile(self, path, mode, sink, **options)
+        return EncodingFile(
+            self, path, mode, sink, autocommit=autocommit, start=start, threads=self.threads
+        )
