@@ -370,6 +370,19 @@ def test_get_and_put(place, tmp_path):
     assert not fs.exists(f"{folder}/put")
 
 
+def test_folders(local):
+    fs, folder = local
+    fs.makedirs(str(folder / "a" / "b"))
+    fs.touch(str(folder / "a" / "b" / "empty"))
+    assert fs.info(str(folder / "a" / "b" / "empty"))["size"] == 0
+    with pytest.raises(OSError, match="not empty"):
+        fs.rmdir(str(folder / "a" / "b"))
+    fs.rm_file(str(folder / "a" / "b" / "empty"))
+    fs.rmdir(str(folder / "a" / "b"))
+    fs.rm(str(folder / "a"), recursive=True)
+    assert not list(folder.iterdir())
+
+
 def test_large_uploads_wait_on_disk(place, monkeypatch, tmp_path):
     fs, _, folder = place
     monkeypatch.setattr(sink, "SPOOL_BYTES", 1 << 20)

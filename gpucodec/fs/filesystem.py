@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
-from fsspec.asyn import AsyncFileSystem, _run_coros_in_chunks, get_loop
+from fsspec.asyn import AsyncFileSystem, _run_coros_in_chunks, get_loop, sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.chained import ChainedFileSystem
@@ -140,6 +140,8 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
 
     async def _rmdir(self, path: str) -> None:
         await self._below._rmdir(self._strip_protocol(path))
+
+    rmdir = sync_wrapper(_rmdir)  # fsspec makes most of these itself, but not this
 
     async def _rm_file(self, path: str, **kwargs: Any) -> None:
         await self._below._rm_file(self._strip_protocol(path), **kwargs)
