@@ -39,7 +39,7 @@ def place(request, tmp_path):
     else:
         options = request.getfixturevalue("s3_options")
         below = fsspec.filesystem("s3", **options)
-        folder = f"{BUCKET}/{request.node.name}"
+        folder = f"{BUCKET}/{tmp_path.name}"
         yield GpucodecFileSystem(fs=below), below, folder
         if below.exists(folder):
             below.rm(folder, recursive=True)
