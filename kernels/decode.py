@@ -14,7 +14,7 @@ from numba import typeof, types
 
 from . import planes, rans
 from .checksum import xxh3
-from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
+from .entries import PLANE_ROOM, aligned, payload_bytes
 from .jit import SOURCES, entry_point, inlined, readonly_bytes
 from .spec import (
     BAD_HASH,
@@ -24,6 +24,7 @@ from .spec import (
     CONSTANT,
     ENTRY_ARGUMENT_MASK,
     ENTRY_CODER_SHIFT,
+    MAX_PLANES,
     MIN_BLOCK_LOG,
     OK,
     RANS8,

@@ -20,7 +20,7 @@ SOURCES = sorted([*(ROOT / "gpucodec").rglob("*.py"), *(ROOT / "kernels").rglob(
 EVERY = sorted(
     path
     for folder in ("gpucodec", "kernels", "tests", "bench")
-    for ending in ("py", "cu", "cuh")
+    for ending in ("py", "cu", "cuh", "h")
     for path in (ROOT / folder).rglob(f"*.{ending}")
 )
 DOCUMENTS = (

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA engine: launches over all blocks of all arrays of a batch.
+
+Everything runs on one stream, in order, and nothing waits for the device but `Decoding.statuses`
+and the read-back of the sizes of an encoder. A `Device` is CuPy's, or in tests one that runs
+the kernels on the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .batch import Batch, Upload, waves
+from .kernels import cuda as kernels, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .frame import Frame
+
+    Host = np.ndarray[Any, Any]
+
+SCRATCH_BYTES = 256 << 20  # of symbols between the stages; more blocks wait for the next launch
+_ALIGNED = 16  # bytes that kernels move at a time
+
+
+class Memory(Protocol):
+    """Device memory that lives as long as this object, and as the work queued with it."""
+
+    @property
+    def address(self) -> int:
+        """Of its first byte, a multiple of 256."""
+
+
+class Device(Protocol):
+    """What the engine needs of a GPU. All work goes to `stream`, a handle, in order."""
+
+    def allocate(self, n_bytes: int, stream: int) -> Memory:
+        """Memory with any content."""
+
+    def upload(self, to: int, array: Host, stream: int) -> None:
+        """Copy a host array to an address; the array may change as soon as this returns."""
+
+    def download(self, array: Host, at: int, stream: int) -> None:
+        """Fill a host array from an address, once all that is queued has run."""
+
+    def copy(self, to: int, at: int, n_bytes: int, stream: int) -> None:
+        """Copy between device addresses."""
+
+    def launch(
+        self, kernel: str, n_blocks: int, n_threads: int, arguments: Sequence[int], stream: int
+    ) -> None:
+        """Run a kernel; arguments are addresses and numbers of 64 bits."""
+
+
+@dataclass
+class Piece:
+    """Blocks `first` to `last` - 1 of a parsed frame, and where they and their words are."""
+
+    frame: Frame
+    payload: int | Host
+    """The payloads of these blocks: a device address, or host bytes that are uploaded."""
+    out: int
+    """Device address for the decoded words of these blocks."""
+    first: int
+    last: int
+
+    @property
+    def n_words(self) -> int:
+        """Words of these blocks."""
+        frame = self.frame
+        return min(self.last * frame.block_words, frame.n_words) - self.first * frame.block_words
+
+    @property
+    def payload_bytes(self) -> int:
+        """Encoded bytes of these blocks."""
+        return int(self.frame.offsets[self.last] - self.frame.offsets[self.first])
+
+    @property
+    def out_bytes(self) -> int:
+        """Decoded bytes of these blocks."""
+        return self.n_words * self.frame.dtype.spec.word_bytes
+
+
+@dataclass
+class Decoding:
+    """Work that was queued on a stream."""
+
+    device: Device
+    stream: int
+    memory: Memory | None = None
+    first_block: Host = field(default_factory=lambda: np.zeros(1, np.int64))
+    kept: list[Any] = field(default_factory=list)
+    """What the queued work still reads."""
+
+    def statuses(self) -> list[Host]:
+        """Wait for the stream; uint8[n_blocks] for each piece, in the codes of the format."""
+        found = np.zeros(int(self.first_block[-1]), np.uint8)
+        if self.memory is not None:
+            self.device.download(found, self.memory.address, self.stream)
+        return np.split(found, self.first_block[1:-1])
+
+
+def _place(device: Device, data: int | Host, n_bytes: int, stream: int, kept: list[Any]) -> int:
+    """The 16-byte aligned address of the data: where it is, or of a copy."""
+    if isinstance(data, int) and data % _ALIGNED == 0:
+        return data
+    memory = device.allocate(n_bytes, stream)
+    kept.append(memory)
+    if isinstance(data, int):
+        device.copy(memory.address, data, n_bytes, stream)
+    else:
+        device.upload(memory.address, data, stream)
+    return memory.address
+
+
+def decode(device: Device, pieces: Sequence[Piece], stream: int) -> Decoding:
+    """Queue the decoding of blocks; returns without waiting for the device.
+
+    What is not sound becomes zeros, and has a status other than OK.
+    """
+    kept: list[Any] = []
+    batch = Batch(len(pieces))
+    moved = []
+    for i, piece in enumerate(pieces):
+        frame = piece.frame
+        payload = _place(device, piece.payload, piece.payload_bytes, stream, kept)
+        out = piece.out
+        if out % _ALIGNED:
+            memory = device.allocate(piece.out_bytes, stream)
+            kept.append(memory)
+            out = memory.address
+            moved.append((piece.out, out, piece.out_bytes))
+        batch.describe(
+            i,
+            frame.dtype,
+            n_words=piece.n_words,
+            block_log=frame.block_log,
+            n_planes=frame.entries.shape[1],
+            words=out,
+            frame=payload - int(frame.offsets[piece.first]),
+        )
+    decoding = Decoding(device, stream, None, batch.first_block, kept)
+    if batch.n_blocks:
+        _decode_blocks(device, pieces, batch, decoding)
+    for to, at, n_bytes in moved:
+        device.copy(to, at, n_bytes, stream)
+    return decoding
+
+
+def _decode_blocks(
+    device: Device, pieces: Sequence[Piece], batch: Batch, decoding: Decoding
+) -> None:
+    stream = decoding.stream
+    parts = [(piece.frame, slice(piece.first, piece.last)) for piece in pieces]
+    entries = np.concatenate([frame.entries[run].reshape(-1) for frame, run in parts])
+    coders = entries >> np.uint32(spec.ENTRY_CODER_SHIFT)
+    assert entries.size < 1 << 32, entries.size  # of the lists below
+    before = batch.entries_before_blocks()
+    coded = (coders == spec.RANS8) | (coders == spec.RANS12)
+    coded_before = np.concatenate([[0], np.cumsum(coded)])[before]
+    room = batch.room()
+    most = max(1, SCRATCH_BYTES // room)
+
+    slots = np.zeros(entries.size, np.uint32)
+    launches = []
+    for first, last in waves(coded_before, most):
+        run = slice(before[first], before[last])
+        tasks = [np.flatnonzero(coders[run] == c) + run.start for c in (spec.RANS8, spec.RANS12)]
+        slots[np.concatenate(tasks)] = np.arange(len(tasks[0]) + len(tasks[1]))
+        launches.append((first, last, tasks))
+
+    upload = Upload()
+    jobs_at = upload.add(batch.jobs)
+    entries_at = upload.add(entries)
+    offsets_at = upload.add(np.concatenate([frame.offsets[:-1][run] for frame, run in parts]))
+    hashes_at = upload.add(np.concatenate([frame.hashes[run] for frame, run in parts]))
+    slots_at = upload.add(slots)
+    tasks_at = [
+        [upload.add(numbers.astype(np.uint32)) for numbers in tasks] for _, _, tasks in launches
+    ]
+    n_slots = max(len(tasks[0]) + len(tasks[1]) for _, _, tasks in launches)
+    told = device.allocate(upload.n_bytes, stream)
+    symbols = device.allocate(room * n_slots, stream)
+    plane_status = device.allocate(entries.size, stream)
+    decoding.memory = device.allocate(batch.n_blocks, stream)
+    decoding.kept += [told, symbols, plane_status]
+    device.upload(told.address, upload.joined(), stream)
+
+    jobs = (told.address + jobs_at, len(batch.jobs))
+    table = (told.address + entries_at, told.address + offsets_at)
+    for (first, last, tasks), places in zip(launches, tasks_at, strict=True):
+        slot = symbols.address
+        for kernel, warps, numbers, at in zip(
+            ("decode_rans8", "decode_rans12"),
+            (kernels.WARPS_8, kernels.WARPS_12),
+            tasks,
+            places,
+            strict=True,
+        ):
+            if len(numbers):
+                task = (told.address + at, len(numbers), slot, room, plane_status.address)
+                n_blocks = -(-len(numbers) // warps)
+                device.launch(kernel, n_blocks, 32 * warps, (*jobs, *table, *task), stream)
+            slot += room * len(numbers)
+        device.launch(
+            "decode_blocks",
+            last - first,
+            kernels.MERGE_THREADS,
+            (
+                *(*jobs, *table, told.address + hashes_at, told.address + slots_at),
+                *(symbols.address, room, plane_status.address, first, decoding.memory.address),
+            ),
+            stream,
+        )
