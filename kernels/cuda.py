@@ -20,6 +20,7 @@ FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
 MODULES: Final = {
     "decode": ("entries", "checksum", "planes", "rans", "decode"),
+    "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
 }
 """Which ``.cu`` files each module is made of, in order."""
 
@@ -61,7 +62,7 @@ def kernels(module: str) -> dict[str, tuple[str, ...]]:
 JOB: Final = np.dtype(
     [
         *((name, "<u8") for name in ("words", "frame", "n_words", "first_block", "first_entry")),
-        *((name, "<u8") for name in ("capacity", "shape")),
+        ("shape", "<u8"),
         *((name, "<u4") for name in ("n_dims", "dtype_code", "block_log", "word_bytes")),
         *((name, "<u4") for name in ("transform", "n_planes")),
         ("bits", "u1", 16),
@@ -70,3 +71,7 @@ JOB: Final = np.dtype(
 MERGE_THREADS: Final = 256
 WARPS_8: Final = 8
 WARPS_12: Final = 4
+ENCODE_WARPS: Final = 4
+SPLIT_THREADS: Final = 256
+PLACE_THREADS: Final = 128
+SCAN_WARPS: Final = 8

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Interleaved rANS, decoding: a warp a plane, a lane a state. The other half of rans.py.
+// Interleaved rANS: a warp a plane, a lane a state. The other half of rans.py.
 //
 // Payloads may be hostile: positions in the stream are clamped to the payload, and loops run to
 // the number of symbols, whatever a payload says. Statuses are those of rans.py, which looks at one
@@ -262,4 +262,200 @@ DEVICE u32 decode_plane(const u8* payload, u32 size, u32 n, u32 bits, u8* out, T
     u16* pairs = reinterpret_cast<u16*>(out) + lane_index();
     for (u32 row = 0; row < (n - 1) / ROW; row++) pairs[row * LANES] = decode_row(table, stream, x);
     return finish(parts, n, bits, stream.n_used(), x, out);
+}
+
+// --- encode ---------------------------------------------------------------------------------------
+
+struct Symbols {  // a table under construction, in shared memory
+    u16 frequencies[256];
+    u8 symbols[256];
+};
+
+struct EncodeTable {
+    Pair entries[256];  // by symbol: 2^32 / frequency; frequency, start and PATCHED
+    u32 row_flags[(1u << MAX_BLOCK_LOG) / ROW / 32];  // rows with a symbol that is patched
+};
+
+constexpr u32 PATCHED = 1u << 31;
+
+DEVICE Pair encode_entry(u32 frequency, u32 start) {
+    u32 reciprocal = frequency == 1 ? 0xFFFFFFFFu : (1ull << 32) / frequency;
+    return {reciprocal, start << RANS12_BITS | frequency};
+}
+
+// (index of the filler, bits that each of the other frequencies needs); 0 bits for rans8.
+DEVICE void frequency_width(u32 coder, const u16* frequencies, u32 n_symbols, u32& filler, u32& width) {
+    u32 most = 0;
+    for (u32 i = lane_index(); i < n_symbols; i += WARP) {
+        u32 key = key_of(frequencies[i], i);
+        most = key > most ? key : most;
+    }
+    filler = index_of_key(max_of_warp(most));
+    u32 largest = 0;
+    for (u32 i = lane_index(); i < n_symbols; i += WARP) {
+        u32 f = frequencies[i];
+        if (i != filler && f > largest) largest = f;
+    }
+    width = coder == RANS8 ? 0 : bit_length(max_of_warp(largest));
+}
+
+// Symbols that the table lacks get the filler's entry, and are patched.
+DEVICE void build_encode_table(const Symbols& present, u32 n_symbols, u32 filler, EncodeTable& table) {
+    u32 lane = lane_index();
+    u32 start = 0, filler_start = 0;
+    for (u32 i = lane; i < filler; i += WARP) filler_start += present.frequencies[i];
+    Pair fallback = encode_entry(present.frequencies[filler], sum_of_warp(filler_start));
+    fallback.second |= PATCHED;
+    for (u32 s = lane; s < 256; s += WARP) table.entries[s] = fallback;
+    sync_warp();
+    for (u32 first = 0; first < n_symbols; first += WARP) {
+        u32 i = first + lane;
+        u32 f = i < n_symbols ? present.frequencies[i] : 0;
+        u32 behind = start + prefix_of_warp(f);
+        if (i < n_symbols) table.entries[present.symbols[i]] = encode_entry(f, behind - f);
+        start = shuffle(behind, WARP - 1);
+    }
+    sync_warp();
+}
+
+// The inverse of a decode step. The product with the reciprocal rounded down is the quotient, or one
+// less, for any state: x / f - x (2^32 mod f) / (f 2^32) > x / f - 1.
+template <u32 BITS>
+DEVICE u32 push(u32 x, Pair entry) {
+    u32 f = entry.second & MASK_12, start = entry.second >> RANS12_BITS & MASK_12;
+    u32 q = high_product(x, entry.first);
+    u32 rest = x - q * f;
+    u32 next = (q << BITS) + rest + start;
+    return rest >= f ? next + (1u << BITS) - f : next;
+}
+
+// The stream, written from its end; what does not fit is counted only.
+struct Sink {
+    u16* begin;
+    u32 n_room;
+    u32 n_used;
+
+    // Lanes whose state is too large put out its low word; in memory they stand in their order.
+    DEVICE_METHOD u32 spill(u32 x, bool full) {
+        u32 lanes = ballot(full);
+        n_used += count_ones(lanes);
+        if (full) {
+            if (n_used <= n_room) begin[n_room - n_used + count_ones(lanes & lanes_below())] = x;
+            x >>= RANS_WORD_BITS;
+        }
+        return x;
+    }
+};
+
+template <u32 CODER>
+DEVICE u32 encode_row(Pair first, Pair second, Sink& sink, u32 x) {
+    if (CODER == RANS8) {
+        u32 limit = (first.second & MASK_12) * (second.second & MASK_12);
+        x = sink.spill(x, x >> RANS_WORD_BITS >= limit);
+        return push<RANS8_BITS>(push<RANS8_BITS>(x, second), first);
+    }
+    x = sink.spill(x, x >> (32 - RANS12_BITS) >= (second.second & MASK_12));
+    x = push<RANS12_BITS>(x, second);
+    x = sink.spill(x, x >> (32 - RANS12_BITS) >= (first.second & MASK_12));
+    return push<RANS12_BITS>(x, first);
+}
+
+// Encode the rows from the last to the first; returns how many symbols are patched.
+template <u32 CODER>
+DEVICE u32 encode_rows(const u8* symbols, u32 n_rows, EncodeTable& table, Sink& sink, u32& x) {
+    const u16* pairs = reinterpret_cast<const u16*>(symbols) + lane_index();
+    u32 n_patches = 0, flags = 0;
+    u32 pair = pairs[(n_rows - 1) * LANES];
+    for (u32 row = n_rows; row-- > 0;) {
+        Pair first = table.entries[pair & 255], second = table.entries[pair >> 8];
+        if (row > 0) pair = pairs[(row - 1) * LANES];  // long before it is needed
+        x = encode_row<CODER>(first, second, sink, x);
+        u32 n = (first.second >> 31) + (second.second >> 31);
+        n_patches += n;
+        if (ballot(n != 0) != 0) flags |= 1u << (row & 31);
+        if ((row & 31) == 0) {
+            if (lane_index() == 0) table.row_flags[row >> 5] = flags;
+            flags = 0;
+        }
+    }
+    sync_warp();
+    return sum_of_warp(n_patches);
+}
+
+DEVICE void write_table(u32 coder, const Symbols& present, u32 n_symbols, u32 filler, u32 width, u8* out) {
+    u32 lane = lane_index();
+    if (coder == RANS8) {
+        if (lane < n_symbols) {
+            out[lane] = present.symbols[lane];
+            out[n_symbols + lane] = present.frequencies[lane];
+        }
+        return;
+    }
+    u32 bits = 0;  // a lane writes the byte of its 8 symbols
+    for (u32 i = 0; i < n_symbols; i++) {
+        u32 symbol = present.symbols[i];
+        if (symbol >> 3 == lane) bits |= 1u << (symbol & 7);
+    }
+    out[lane] = bits;
+    u32 n_bytes = table_bytes(coder, n_symbols, width) - BITMAP_BYTES;
+    for (u32 at = lane; at < n_bytes; at += WARP) {  // and the bytes of the fields in turn
+        u32 byte = 0;
+        for (u32 i = 8 * at / width; i < n_symbols && i * width < 8 * at + 8; i++) {
+            u32 field = i == filler ? 0 : present.frequencies[i];
+            i32 shift = i32(i * width) - i32(8 * at);
+            byte |= shift < 0 ? field >> -shift : field << shift;
+        }
+        out[BITMAP_BYTES + at] = byte;
+    }
+}
+
+// A warp writes the payload of `n` symbols (uint8, 16-byte aligned); its bytes, or 0 if they would not be
+// fewer than `raw_bytes`. The payload lies in `out` in parts: header and table, states and
+// patches, and at the end of its `room` bytes the stream: `payload_pair` reads it.
+template <u32 CODER>
+DEVICE u32 encode(const u8* symbols, u32 n, const Symbols& present, u32 n_symbols, u32 raw_bytes,
+                  u8* out, u32 room, EncodeTable& table, u32& n_patches) {
+    u32 lane = lane_index(), n_rows = (n - 1) / ROW, first = n_rows * ROW;
+    u32 filler, width;
+    frequency_width(CODER, present.frequencies, n_symbols, filler, width);
+    build_encode_table(present, n_symbols, filler, table);
+    u32 i = first + 2 * lane;
+    u32 x = RANS_STATE_LOW | (i < n ? symbols[i] : 0) | (i + 1 < n ? symbols[i + 1] << 8 : 0);
+    Sink sink = {reinterpret_cast<u16*>(out), room / 2, 0};
+    n_patches = encode_rows<CODER>(symbols, n_rows, table, sink, x);
+    u32 head = RANS_HEADER_BYTES + table_bytes(CODER, n_symbols, width);
+    u32 size = head + 2 * sink.n_used + RANS_STATES_BYTES + PATCH_BYTES * n_patches;
+    if (size >= raw_bytes) return 0;
+    if (lane == 0) {
+        write_u32(out, sink.n_used);
+        write_u16(out + 4, n_patches);
+        write_u16(out + 6, (n_symbols - 1) | width << 8);
+    }
+    write_table(CODER, present, n_symbols, filler, width, out + RANS_HEADER_BYTES);
+    write_u32(out + head + 4 * lane, x);
+    u8* positions = out + head + RANS_STATES_BYTES;
+    u8* patches = positions + 2 * n_patches;
+    u32 n_before = 0;
+    for (u32 row = 0; n_before < n_patches && row < n_rows; row++) {
+        if ((table.row_flags[row >> 5] >> (row & 31) & 1) == 0) continue;
+        for (u32 half = 0; half < ROW; half += WARP) {
+            u32 at = row * ROW + half + lane;
+            bool patched = (table.entries[symbols[at]].second & PATCHED) != 0;
+            u32 lanes = ballot(patched);
+            if (patched) {
+                u32 j = n_before + count_ones(lanes & lanes_below());
+                write_u16(positions + 2 * j, at);
+                patches[j] = symbols[at];
+            }
+            n_before += count_ones(lanes);
+        }
+    }
+    return size;
+}
+
+// Bytes `at` and `at + 1` (`at` is even) of a payload that `encode` left in parts.
+DEVICE u32 payload_pair(const u8* out, u32 room, u32 head, u32 n_words, u32 at) {
+    if (at >= head + 2 * n_words) at -= 2 * n_words;
+    else if (at >= head) at += room - 2 * n_words - head;
+    return *reinterpret_cast<const u16*>(out + at);
 }

@@ -8,10 +8,15 @@ typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
+typedef int i32;
 typedef long long i64;
 
 struct alignas(16) Chunk {  // what one vector load or store moves
     u64 low, high;
+};
+
+struct alignas(8) Pair {
+    u32 first, second;
 };
 
 constexpr u32 ALL_LANES = 0xFFFFFFFFu;

@@ -51,23 +51,28 @@ def launchers(text: str) -> str:
     return "\n".join([*lines, f"const Entry ENTRIES[] = {{{table}{{nullptr, nullptr}}}};\n"])
 
 
-def source(change: Callable[[str], str] | None = None, extra: str = "") -> str:
-    """The kernels of all modules in one file; `change(text)` may plant a mistake."""
-    stems = dict.fromkeys(stem for stems in cuda.MODULES.values() for stem in stems)
-    text = cuda.joined(tuple(stems)) + extra
-    if change is not None:
-        changed = change(text)
-        assert changed != text, "nothing was changed"
-        text = changed
-    return f'#include "cuda_shim.h"\n{text}\n{launchers(text)}'
+ALL = tuple(dict.fromkeys(stem for stems in cuda.MODULES.values() for stem in stems))
 
 
 @cache
 def build(
-    *, sanitize: bool = False, change: Callable[[str], str] | None = None, extra: str = ""
+    stems: tuple[str, ...] = ALL,
+    *,
+    sanitize: bool = False,
+    change: Callable[[str], str] | None = None,
+    extra: str = "",
 ) -> ctypes.CDLL:
-    """Compile the kernels for the host and load them."""
-    shim = ctypes.CDLL(str(compile_library(source(change, extra), sanitize=sanitize)))
+    """Compile the kernels of these files for the host, and load them.
+
+    `change(text)` may plant a mistake, `extra` may add kernels.
+    """
+    text = cuda.joined(stems) + extra
+    if change is not None:
+        changed = change(text)
+        assert changed != text, "nothing was changed"
+        text = changed
+    text = f'#include "cuda_shim.h"\n{text}\n{launchers(text)}'
+    shim = ctypes.CDLL(str(compile_library(text, sanitize=sanitize)))
     shim.shim_allocate.restype = ctypes.c_void_p
     shim.shim_allocate.argtypes = [ctypes.c_size_t]
     shim.shim_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]

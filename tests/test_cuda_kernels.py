@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 import seeds
 from cuda_shim import ORDERS, ShimDevice, ShimError
+from golden_inputs import golden_inputs
+from helpers import CONTENTS, NAMES, numpy_dtype, sample
 
 import gpucodec
-from gpucodec import cpu, cuda as engine, frame as container
+from gpucodec import buffers, cpu, cuda as engine, frame as container
 from gpucodec.kernels import cuda
 
 needs_shim = pytest.mark.skipif(not cuda_shim.available(), reason="needs g++ on x86-64 Linux")
@@ -70,8 +72,9 @@ NOT_IN_C = {"scratch", "states", "sources", "raw"}
 PAIRED = {
     "checksum": {"xxh3", "hash_bytes"},
     "planes": {"raw_plane_bytes", "split", "merge", "pack_bits"},
-    "rans": {"table_bytes", "decode_plane"},
-    "entries": {"aligned", "payload_bytes"},
+    "rans": {"table_bytes", "decode_plane", "frequency_width", "encode"},
+    "choose": {"log2_fixed", "normalise", "encode_plane"},
+    "entries": {"aligned", "payload_bytes", "locate_payloads"},
 }
 
 
@@ -95,50 +98,58 @@ def test_pairs_have_the_same_names(stem):
 # --- what the shim must notice ------------------------------------------------------------------
 
 
-def probe(body: str, order: int, seed: int = 1) -> np.ndarray:
-    """Run a kernel with shared memory over two warps; what it writes."""
-    kernel = f"KERNEL probe(u32* out) {{ __shared__ u32 shared[64]; {body} }}\n"
-    shim = cuda_shim.build(extra=kernel)
-    device = ShimDevice(order, seed, shim)
-    out = device.allocate(256)
-    device.launch("probe", 1, 64, [out.address])
-    return out.array.view(np.uint32).copy()
-
-
 WRITE = "u32 i = thread_index(); shared[i] = i;"
 READ = "out[i] = shared[63 - i];"
+PROBES = {
+    "sound": f"{WRITE} sync_block(); {READ}",
+    "no_barrier": f"{WRITE} sync_warp(); {READ}",
+    "half_a_warp": "if (lane_index() < 16) sync_warp();",
+    "half_a_block": "if (thread_index() < 32) sync_block();",
+    "divergent": "if (lane_index() < 16) sync_warp(); else ballot(true);",
+    "partial": "out[0] = __ballot_sync(0xFF, true);",
+}
+
+
+def probe(name: str, order: int, seed: int = 1) -> np.ndarray:
+    """Run one of the small kernels above on two warps; what it writes."""
+    kernels = "".join(
+        f"KERNEL {key}(u32* out) {{ __shared__ u32 shared[64]; shared[0] = out[0] = 0; {body} }}\n"
+        for key, body in PROBES.items()
+    )
+    device = ShimDevice(order, seed, cuda_shim.build((), extra=kernels))
+    out = device.allocate(256)
+    device.launch(name, 1, 64, [out.address])
+    return out.array.view(np.uint32).copy()
 
 
 @needs_shim
 def test_the_shim_runs_barriers():
     for order in range(len(ORDERS)):
         for seed in range(20):
-            out = probe(f"{WRITE} sync_block(); {READ}", order, seed)
-            assert (out == np.arange(64)[::-1]).all()
+            assert (probe("sound", order, seed) == np.arange(64)[::-1]).all()
 
 
 @needs_shim
 @orders
 def test_the_shim_notices_a_missing_barrier(order):
-    expected = np.arange(64)[::-1]
-    runs = [probe(f"{WRITE} sync_warp(); {READ}", order, seed) for seed in range(20)]
-    assert sum((out != expected).any() for out in runs) >= 5
+    runs = [probe("no_barrier", order, seed) for seed in range(20)]
+    assert sum((out != np.arange(64)[::-1]).any() for out in runs) >= 5
 
 
 @needs_shim
 @orders
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("name", "message"),
     [
-        ("if (lane_index() < 16) sync_warp();", "deadlock"),
-        ("if (thread_index() < 32) sync_block();", "deadlock"),
-        ("if (lane_index() < 16) sync_warp(); else ballot(true);", "different collectives"),
-        ("out[0] = __ballot_sync(0xFF, true);", "partial mask"),
+        ("half_a_warp", "deadlock"),
+        ("half_a_block", "deadlock"),
+        ("divergent", "different collectives"),
+        ("partial", "partial mask"),
     ],
 )
-def test_the_shim_notices_what_cuda_leaves_undefined(body, message, order):
+def test_the_shim_notices_what_cuda_leaves_undefined(name, message, order):
     with pytest.raises(ShimError, match=message):
-        probe(f"{body} shared[0] = 0; out[1] = 0;", order)
+        probe(name, order)
 
 
 @needs_shim
@@ -158,7 +169,7 @@ def test_a_barrier_taken_from_the_decoder_is_missed(missing):
     damaged = frame.copy()
     damaged[-1] ^= 1  # of a raw plane: the hash notices, and the only block becomes zeros
     expected = [array.tobytes(), bytes(array.nbytes)]
-    shim = cuda_shim.build(change=without)
+    shim = cuda_shim.build(cuda.MODULES["decode"], change=without)
     noticed = 0
     for seed in range(12):
         try:
@@ -273,3 +284,84 @@ def test_mutants_are_judged_as_by_the_cpu(order):
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_many_mutants_are_judged_as_by_the_cpu(seed):
     judge_mutants(20_000, seed, ShimDevice(seed % 3, seed))
+
+
+# --- encoding -----------------------------------------------------------------------------------
+
+
+def encode_on_shim(items, device):
+    """Encode (array, config) pairs in one batch; the frames."""
+    sources, memory = [], []
+    for array, config in items:
+        words, dtype, shape = buffers.elements(array)
+        block_log = (config or gpucodec.TensorConfig()).block_log(dtype.spec.word_bytes)
+        raw = device.allocate(words.size)
+        device.upload(raw.address, words)
+        source = engine.Source(raw.address, dtype, shape, block_log, 0)
+        out = device.allocate(source.max_bytes)
+        source.out = out.address
+        sources.append(source)
+        memory.append((raw, out))
+    sizes = engine.encode(device, sources, 0)
+    return [out.array[:size].copy() for (_, out), size in zip(memory, sizes, strict=True)]
+
+
+@needs_shim
+@orders
+def test_the_shim_writes_the_same_bytes(order):
+    """All golden inputs: every type, edge sizes, contents that make the encoder choose all ways."""
+    inputs = list(golden_inputs())
+    frames = encode_on_shim([(a, c) for _, a, c in inputs], ShimDevice(order, 5))
+    for (label, array, config), frame in zip(inputs, frames, strict=True):
+        assert frame.tobytes() == gpucodec.encode(array, config).tobytes(), label
+
+
+def random_inputs(seed: int, count: int):
+    """Arrays of all types and sizes, with block sizes, contents and tables of all kinds."""
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        name = NAMES[rng.integers(len(NAMES))]
+        n = int(rng.choice([rng.integers(1, 300), rng.integers(300, 5_000), 64 * 20, 40_000]))
+        if rng.random() < 0.5:
+            array = sample(name, n, CONTENTS[rng.integers(len(CONTENTS))], i)
+        else:  # any number of symbols, more or less even: rans8, rans12, patches, ties
+            width = np.dtype(array_type(name)).itemsize
+            weights = rng.random(int(rng.integers(1, 257))) ** rng.integers(1, 12) + 1e-9
+            symbols = rng.choice(len(weights), n * width, p=weights / weights.sum())
+            array = symbols.astype(np.uint8).view(array_type(name))
+        config = gpucodec.TensorConfig(block_size=1 << int(rng.integers(6, 17)))
+        yield array, config if rng.random() < 0.7 else None
+
+
+def array_type(name: str) -> np.dtype:
+    return np.dtype("uint8") if name == "bool" else numpy_dtype(name)
+
+
+@needs_shim
+def test_the_shim_writes_the_same_bytes_for_random_input():
+    items = list(random_inputs(1, 150))
+    for (array, config), frame in zip(items, encode_on_shim(items, ShimDevice(1, 3)), strict=True):
+        assert frame.tobytes() == gpucodec.encode(array, config).tobytes()
+
+
+@needs_shim
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_the_shim_writes_the_same_bytes_for_much_random_input(seed):
+    items = list(random_inputs(seed, 1_000))
+    device = ShimDevice(seed % 3, seed)
+    for (array, config), frame in zip(items, encode_on_shim(items, device), strict=True):
+        assert frame.tobytes() == gpucodec.encode(array, config).tobytes()
+
+
+@needs_shim
+def test_batches_larger_than_the_scratch_memory_encode_in_waves(monkeypatch):
+    monkeypatch.setattr(engine, "SCRATCH_BYTES", 1 << 19)
+    rng = np.random.default_rng(2)
+    items = [(rng.normal(0, 0.02, 90_000).astype("f4"), None), (rng.bytes(200_000), None)]
+    items.append((np.zeros((0, 3), np.int16), None))
+    device = ShimDevice(2, 3)
+    frames = encode_on_shim(items, device)
+    assert device.launches.count("split_blocks") >= 3
+    for (array, _), frame in zip(items, frames, strict=True):
+        assert frame.tobytes() == gpucodec.encode(array).tobytes()
