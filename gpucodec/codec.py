@@ -36,6 +36,13 @@ def _engine() -> Any:
     return cpu
 
 
+def _gpu() -> Any:
+    """The same for arrays on a GPU."""
+    from . import cuda
+
+    return cuda
+
+
 class BadBlock(NamedTuple):
     """A block that could not be decoded."""
 
@@ -93,8 +100,8 @@ def encode(array: Any, config: TensorConfig | None = None, *, threads: int | Non
     Parameters
     ----------
     array
-        NumPy array of any shape, strides and byte order (ml_dtypes too), torch tensor on the CPU,
-        DLPack or `__array__` provider, or any buffer.
+        NumPy array of any shape, strides and byte order (ml_dtypes too), torch tensor, CuPy array,
+        DLPack or `__array__` provider, or any buffer. The frame of an array on a GPU is there too.
     config
         How to encode it; the bytes depend on nothing else.
     threads
@@ -112,6 +119,8 @@ def encode(array: Any, config: TensorConfig | None = None, *, threads: int | Non
         A data type or device that cannot be encoded.
 
     """
+    if buffers.is_on_gpu(array):
+        return _gpu().encode(array, config)  # type: ignore[no-any-return]
     words, dtype, shape = buffers.elements(array)
     block_log = (config or DEFAULT_CONFIG).block_log(dtype.spec.word_bytes)
     frame: Bytes = _engine().encode(words, dtype, shape, block_log, threads)
@@ -131,7 +140,7 @@ def decode(
     Parameters
     ----------
     frame
-        The frame's bytes: any contiguous buffer.
+        The frame's bytes: any contiguous buffer, or a uint8 array on a GPU.
     out
         Where to put the elements: a writable array, tensor or buffer of exactly the decoded size.
         Its data type and shape need not be the frame's; the bytes are copied as they are.
@@ -155,6 +164,8 @@ def decode(
         `out` has another size.
 
     """
+    if buffers.is_on_gpu(frame) or buffers.is_on_gpu(out):
+        return _gpu().decode(frame, out, limit=limit, salvage=salvage)
     [result] = _decode([(buffers.encoded(frame), out)], limit, threads, salvage=salvage)
     return result if salvage else result.array
 
@@ -166,6 +177,8 @@ def encode_batch(
     items = list(arrays)
     if len(items) == 1:
         return [encode(items[0], config, threads=threads)]
+    if any(map(buffers.is_on_gpu, items)):
+        return _gpu().encode_batch(items, config)  # type: ignore[no-any-return]
     results: list[Any] = [None] * len(items)
 
     def job(numbers: range) -> Any:
@@ -188,8 +201,11 @@ def decode_batch(
     threads: int | None = None,
 ) -> list[Any]:
     """Decode many frames, side by side, each as `decode` does; `limit` is for each."""
-    items = [buffers.encoded(frame) for frame in encoded]
-    targets = [None] * len(items) if out is None else list(out)
+    given = list(encoded)
+    targets = [None] * len(given) if out is None else list(out)
+    if any(map(buffers.is_on_gpu, (*given, *targets))):
+        return _gpu().decode_batch(given, out, limit=limit)  # type: ignore[no-any-return]
+    items = [buffers.encoded(frame) for frame in given]
     if len(targets) != len(items):
         message = f"out has {len(targets)} targets for {len(items)} frames"
         raise ValueError(message)
@@ -228,7 +244,7 @@ def decode_blocks(
     status = np.zeros(last - first, np.uint8)
     jobs = _engine().decode_jobs(frame, payload, first, last, out, status)
     pool.run((work for _, work in jobs), threads)
-    _raise_if_damaged(frame, status, first)
+    raise_if_damaged(frame, status, first)
 
 
 def inspect(frame: Any) -> FrameInfo:
@@ -332,10 +348,10 @@ def _decode(
     pool.run((bundle(numbers) for numbers in _bundles(sizes)), threads)
     results = []
     for frame, array, filled, finish, status in rows:
-        bad = [] if not status.any() else _bad_blocks(frame, status)
+        bad = [] if not status.any() else bad_blocks(frame, status)
         if bad and not salvage:
             filled[:] = 0  # what a damaged payload decodes to is nobody's data
-            _raise_if_damaged(frame, status)
+            raise_if_damaged(frame, status)
         for block in bad:
             filled[block.start : block.stop] = 0
         finish()
@@ -343,7 +359,8 @@ def _decode(
     return results
 
 
-def _bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
+def bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
+    """What is wrong with the blocks whose status, uint8[n_blocks], is not OK."""
     size = frame.block_bytes
     return [
         BadBlock(
@@ -356,7 +373,8 @@ def _bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
     ]
 
 
-def _raise_if_damaged(frame: Frame, status: Bytes, first: int = 0) -> None:
+def raise_if_damaged(frame: Frame, status: Bytes, first: int = 0) -> None:
+    """CorruptionError for the first block that is not OK; `status` is of block `first` and more."""
     if not status.any():
         return
     bad = np.flatnonzero(status)

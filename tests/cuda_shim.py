@@ -14,10 +14,14 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpucodec.kernels import cuda
+
+if TYPE_CHECKING:
+    from gpucodec.dtypes import DType
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
@@ -124,30 +128,90 @@ class Memory:
         return np.frombuffer(kind.from_address(self.address), np.uint8)
 
 
+class ShimArray:
+    """An array of the "device": contiguous, and known to the world by its interface only."""
+
+    def __init__(
+        self, memory: Memory, dtype: np.dtype, shape: tuple[int, ...], at: int = 0
+    ) -> None:
+        self.memory, self.dtype, self.shape, self.at = memory, dtype, shape, at
+        self.readonly = False
+        self.stream: int | None = None
+
+    @property
+    def __cuda_array_interface__(self) -> dict:
+        return {
+            "data": (self.memory.address + self.at, self.readonly),
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "version": 3,
+            "stream": self.stream,
+        }
+
+    def __getitem__(self, index: slice) -> ShimArray:
+        start, stop, _ = index.indices(self.shape[0])
+        at = self.at + start * self.dtype.itemsize
+        return ShimArray(self.memory, self.dtype, (stop - start, *self.shape[1:]), at)
+
+    def numpy(self) -> np.ndarray:
+        """A copy on the host."""
+        size = int(np.prod(self.shape)) * self.dtype.itemsize
+        data = self.memory.array[self.at : self.at + size]
+        return data.copy().view(self.dtype).reshape(self.shape)
+
+
 class ShimDevice:
-    """The device interface of `gpucodec.cuda` on the host."""
+    """A device of `gpucodec.cuda` on the host."""
 
     def __init__(self, order: int = 0, seed: int = 0, shim: ctypes.CDLL | None = None) -> None:
         self.shim = build() if shim is None else shim
         self.order, self.seed = order, seed
-        self.launches: list[str] = []
+        self.calls: list[str] = []
+        """Launches by kernel, and what waits for the device."""
+        self.streams: set[int] = set()
+
+    def put(self, array: np.ndarray, offset: int = 0) -> ShimArray:
+        """A copy on the "device", `offset` bytes into its memory."""
+        memory = self.allocate(array.nbytes + offset)
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        memory.array[offset : offset + array.nbytes] = flat
+        return ShimArray(memory, array.dtype, array.shape, offset)
 
     def allocate(self, n_bytes: int, stream: int = 0) -> Memory:
         return Memory(self.shim, max(1, n_bytes))
 
     def upload(self, to: int, array: np.ndarray, stream: int = 0) -> None:
+        self.streams.add(stream)
         ctypes.memmove(to, array.ctypes.data, array.nbytes)
 
     def download(self, array: np.ndarray, at: int, stream: int = 0) -> None:
+        self.streams.add(stream)
+        self.calls.append("download")
         ctypes.memmove(array.ctypes.data, at, array.nbytes)
 
     def copy(self, to: int, at: int, n_bytes: int, stream: int = 0) -> None:
+        self.streams.add(stream)
         ctypes.memmove(to, at, n_bytes)
+
+    def clear(self, at: int, n_bytes: int, stream: int = 0) -> None:
+        self.streams.add(stream)
+        ctypes.memset(at, 0, n_bytes)
+
+    def current_stream(self) -> int:
+        return 0
+
+    def follow(self, stream: int, other: int) -> None:
+        self.calls.append(f"{stream} follows {other}")
+
+    def array(self, dtype: DType, shape: tuple[int, ...]) -> ShimArray:
+        size = int(np.prod(shape)) * dtype.itemsize
+        return ShimArray(self.allocate(size), dtype.numpy, shape)
 
     def launch(
         self, kernel: str, n_blocks: int, n_threads: int, arguments, stream: int = 0
     ) -> None:
-        self.launches.append(kernel)
+        self.streams.add(stream)
+        self.calls.append(kernel)
         values = np.array([int(a) for a in arguments], np.uint64)
         wrong = self.shim.shim_launch(
             kernel.encode(), n_blocks, n_threads, values.ctypes.data, self.order, self.seed

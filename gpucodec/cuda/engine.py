@@ -1,62 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA engine: launches over all blocks of all arrays of a batch.
+"""Launches over all blocks of all arrays of a batch.
 
 Everything runs on one stream, in order, and nothing waits for the device but `Decoding.statuses`
-and the read-back of the sizes of an encoder. A `Device` is CuPy's, or in tests one that runs
-the kernels on the host.
+and the read-back of the sizes of an encoder.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..frame import max_encoded_bytes
+from ..kernels import cuda as kernels, spec
 from .batch import Batch, Upload, waves
-from .frame import max_encoded_bytes
-from .kernels import cuda as kernels, spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .dtypes import DType
-    from .frame import Frame
+    from ..dtypes import DType
+    from ..frame import Frame
+    from .device import Device, Memory
 
     Host = np.ndarray[Any, Any]
 
 SCRATCH_BYTES = 256 << 20  # between the stages; what needs more goes in several launches
 _ALIGNED = 16  # bytes that kernels move at a time
-
-
-class Memory(Protocol):
-    """Device memory that lives as long as this object, and as the work queued with it."""
-
-    @property
-    def address(self) -> int:
-        """Of its first byte, a multiple of 256."""
-
-
-class Device(Protocol):
-    """What the engine needs of a GPU. All work goes to `stream`, a handle, in order."""
-
-    def allocate(self, n_bytes: int, stream: int) -> Memory:
-        """Memory with any content."""
-
-    def upload(self, to: int, array: Host, stream: int) -> None:
-        """Copy a host array to an address; the array may change as soon as this returns."""
-
-    def download(self, array: Host, at: int, stream: int) -> None:
-        """Fill a host array from an address, once all that is queued has run."""
-
-    def copy(self, to: int, at: int, n_bytes: int, stream: int) -> None:
-        """Copy between device addresses."""
-
-    def launch(
-        self, kernel: str, n_blocks: int, n_threads: int, arguments: Sequence[int], stream: int
-    ) -> None:
-        """Run a kernel; arguments are addresses and numbers of 64 bits."""
 
 
 @dataclass
@@ -104,7 +76,7 @@ class Decoding:
         found = np.zeros(int(self.first_block[-1]), np.uint8)
         if self.memory is not None:
             self.device.download(found, self.memory.address, self.stream)
-        return np.split(found, self.first_block[1:-1])
+        return [found[first:last] for first, last in pairwise(self.first_block)]
 
 
 def _place(device: Device, data: int | Host, n_bytes: int, stream: int, kept: list[Any]) -> int:

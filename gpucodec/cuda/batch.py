@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .kernels import cuda as kernels, spec
+from ..kernels import cuda as kernels, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .dtypes import DType
+    from ..dtypes import DType
 
     Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
