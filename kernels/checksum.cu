@@ -23,16 +23,33 @@ DEVICE void accumulate(Chunk data, u64 key_low, u64 key_high, u64& low, u64& hig
     high += u64(u32(b)) * (b >> 32) + data.low;
 }
 
+struct GroupKeys {  // of the two chunks that a lane has of each group
+    u64 first[2], second[2];
+
+    DEVICE_METHOD void begin() {
+        const u64* keys = HASH_KEYS + lane_index() / 4 + 2 * (lane_index() & 3);
+        for (u32 i = 0; i < 2; i++) {
+            first[i] = keys[i];
+            second[i] = keys[i + HASH_STRIPES / 2];
+        }
+    }
+};
+
 // A warp adds up a group. Lane `i` holds its 16 bytes number `i` and `i + 32`.
-DEVICE void sum_group(Chunk first, Chunk second, u64 group, u64 n_raw, u64* sums) {
-    u64 last = hashed_bytes(n_raw) / HASH_STRIPE - 1;
-    u32 pair = 2 * (lane_index() & 3), within = lane_index() >> 2;
+DEVICE void sum_group(Chunk first, Chunk second, const GroupKeys& keys, u64 group, u64 n_raw, u64* sums) {
+    u32 pair = 2 * (lane_index() & 3);
     u64 low = 0, high = 0;
-    for (u32 half = 0; half < 2; half++) {
-        u64 stripe = group * HASH_STRIPES + 8 * half + within;
-        const u64* keys = HASH_KEYS + 8 * half + within;
-        if (stripe == last) keys = HASH_LAST_KEYS;
-        if (stripe <= last) accumulate(half ? second : first, keys[pair], keys[pair + 1], low, high);
+    u64 n_stripes = hashed_bytes(n_raw) / HASH_STRIPE;
+    if ((group + 1) * HASH_STRIPES < n_stripes) {
+        accumulate(first, keys.first[0], keys.first[1], low, high);
+        accumulate(second, keys.second[0], keys.second[1], low, high);
+    } else {  // the last group: the last stripe has keys of its own, and none follows
+        const u64* last = HASH_LAST_KEYS + pair;
+        u64 stripe = group * HASH_STRIPES + lane_index() / 4, after = stripe + HASH_STRIPES / 2;
+        if (stripe + 1 < n_stripes) accumulate(first, keys.first[0], keys.first[1], low, high);
+        else if (stripe + 1 == n_stripes) accumulate(first, last[0], last[1], low, high);
+        if (after + 1 < n_stripes) accumulate(second, keys.second[0], keys.second[1], low, high);
+        else if (after + 1 == n_stripes) accumulate(second, last[0], last[1], low, high);
     }
     for (u32 mask = 4; mask < WARP; mask <<= 1) {
         low += shuffle_xor(low, mask);
@@ -75,13 +92,15 @@ template <class Source>
 DEVICE u64 xxh3_of(Source chunk_at, u64 n_raw, u64* sums) {
     u64 n_groups = (hashed_bytes(n_raw) + GROUP_BYTES - 1) / GROUP_BYTES;
     u64 state = hash_begin();
+    GroupKeys keys;
+    keys.begin();
     for (u64 tile = 0; tile < n_groups; tile += TILE_GROUPS) {
         u32 count = n_groups - tile < TILE_GROUPS ? n_groups - tile : TILE_GROUPS;
         for (u32 i = warp_index(); i < count; i += n_threads() / WARP) {
             u64 at = (tile + i) * GROUP_BYTES + lane_index() * CHUNK;
             Chunk first = chunk_at(at);
             Chunk second = chunk_at(at + WARP * CHUNK);
-            sum_group(first, second, tile + i, n_raw, sums + i * ACCUMULATORS);
+            sum_group(first, second, keys, tile + i, n_raw, sums + i * ACCUMULATORS);
         }
         sync_block();
         if (warp_index() == 0) state = hash_groups(state, sums, count, tile + count == n_groups);

@@ -121,6 +121,7 @@ DEVICE void write_u32(u8* at, u32 value) {
 DEVICE Chunk load_padded(const u8* from, u64 at, u64 n) {
     if (at + CHUNK <= n) return load_chunk(from + at);
     Chunk chunk = {0, 0};
+#pragma unroll 1
     for (u32 i = 0; i < CHUNK && at + i < n; i++) {
         (i < 8 ? chunk.low : chunk.high) |= u64(from[at + i]) << (8 * (i & 7));
     }
@@ -129,6 +130,7 @@ DEVICE Chunk load_padded(const u8* from, u64 at, u64 n) {
 
 DEVICE void store_padded(u8* to, u64 at, u64 n, Chunk chunk) {
     if (at + CHUNK <= n) return store_chunk(to + at, chunk);
+#pragma unroll 1
     for (u32 i = 0; i < CHUNK && at + i < n; i++) {
         to[at + i] = (i < 8 ? chunk.low : chunk.high) >> (8 * (i & 7));
     }

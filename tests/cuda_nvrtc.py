@@ -148,11 +148,20 @@ def main() -> None:
                 for loop in inner:
                     print("   ", loop)
         return
+    print("| kernel | shared | " + " | ".join(ARCHITECTURES) + " | spilled |")
+    print("|" + "---|" * (len(ARCHITECTURES) + 3))
+    rows: dict[str, list[Compiled]] = {}
     for module in cuda.MODULES:
+        for name in cuda.kernels(module):
+            rows[name] = []
         for architecture in ARCHITECTURES:
             log, _ = compile_module(cuda.source(module), architecture)
             for name, compiled in functions(log).items():
-                print(architecture, name, compiled)
+                rows[name].append(compiled)
+    for name, found in rows.items():
+        registers = " | ".join(str(compiled.registers) for compiled in found)
+        spilled = sum(compiled.spilled + compiled.stack for compiled in found)
+        print(f"| {name} | {max(compiled.shared for compiled in found)} | {registers} | {spilled} |")
 
 
 if __name__ == "__main__":

@@ -313,8 +313,7 @@ inline __attribute__((used)) void* shim_allocate(size_t n_bytes) {
     void* memory = aligned_alloc(256, (n_bytes + 255) / 256 * 256);
     if (memory) memset(memory, shim::POISON, (n_bytes + 255) / 256 * 256);
 #if defined(__SANITIZE_ADDRESS__)
-    __asan_poison_memory_region((char*)memory + (n_bytes + 7) / 8 * 8,
-                                (n_bytes + 255) / 256 * 256 - (n_bytes + 7) / 8 * 8);
+    __asan_poison_memory_region((char*)memory + n_bytes, -n_bytes & 255);
 #endif
     return memory;
 }

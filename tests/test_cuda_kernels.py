@@ -10,8 +10,12 @@ from __future__ import annotations
 import inspect
 import random
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import cuda_nvrtc
+import cuda_sanitized
 import cuda_shim
 import make_frames
 import mutate
@@ -366,3 +370,28 @@ def test_batches_larger_than_the_scratch_memory_encode_in_waves(monkeypatch):
     assert device.calls.count("split_blocks") >= 3
     for (array, _), frame in zip(items, frames, strict=True):
         assert frame.tobytes() == gpucodec.encode(array).tobytes()
+
+
+# --- sanitizers ---------------------------------------------------------------------------------
+
+
+def sanitized(*arguments: str) -> subprocess.CompletedProcess:
+    script = str(Path(__file__).with_name("cuda_sanitized.py"))
+    return subprocess.run(
+        [sys.executable, script, *arguments],
+        env=cuda_sanitized.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@needs_shim
+@pytest.mark.long
+def test_sanitizers_notice_one_byte_and_find_nothing():
+    done = sanitized("touch")
+    assert done.returncode != 0
+    assert "use-after-poison" in done.stderr, done.stderr
+    done = sanitized("5000", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[") == len(ORDERS)

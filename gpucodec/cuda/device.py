@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -82,20 +82,22 @@ class CupyDevice:
         self.runtime = cupy.cuda.runtime
         self.index = index
         self.device = cupy.cuda.Device(index)
+        self._modules: dict[str, Any] = {}
+        self._functions: dict[str, Any] = {}
 
     def _stream(self, stream: int) -> Any:
         return self.cupy.cuda.ExternalStream(stream, self.index)
 
-    @cached_property
-    def _functions(self) -> dict[str, Any]:
-        """Kernels by name; modules are compiled, or come from CuPy's cache, on first use."""
-        modules: dict[str, Any] = {}
-        for name in kernels.MODULES:
-            module = self.cupy.RawModule(
-                code=kernels.source(name), options=kernels.OPTIONS, backend="nvrtc"
-            )
-            modules |= dict.fromkeys(kernels.kernels(name), module)
-        return modules
+    def _function(self, kernel: str) -> Any:
+        """A kernel; its module is compiled, or comes from CuPy's cache, on first use."""
+        if kernel not in self._functions:
+            [name, *_] = [name for name in kernels.MODULES if kernel in kernels.kernels(name)]
+            if name not in self._modules:
+                self._modules[name] = self.cupy.RawModule(
+                    code=kernels.source(name), options=kernels.OPTIONS, backend="nvrtc"
+                )
+            self._functions[kernel] = self._modules[name].get_function(kernel)
+        return self._functions[kernel]
 
     def allocate(self, n_bytes: int, stream: int) -> CupyMemory:
         """Memory of CuPy's pool."""
@@ -135,8 +137,7 @@ class CupyDevice:
         """Run a kernel."""
         values = tuple(np.uint64(value) for value in arguments)
         with self.device, self._stream(stream):
-            function = self._functions[kernel].get_function(kernel)
-            function((n_blocks,), (n_threads,), values)
+            self._function(kernel)((n_blocks,), (n_threads,), values)
 
     def current_stream(self) -> int:
         """CuPy's current stream on this device."""
