@@ -76,18 +76,19 @@ DEVICE u32 find_plane(u32 entry, const u8* payload, u32 n, u32 bits, const u8* d
 }
 
 template <class Word>
-DEVICE u64 merge_block(const Plane* planes, const Job& job, u8* words, u64 n_bytes, u64* sums) {
-    auto merged = [&](u64 at) -> Chunk {
+DEVICE u64 merge_block(const Plane* planes, const Job& job, u8* words, u32 n_bytes, u64* sums) {
+    u32 n_planes = job.n_planes, transform = job.transform;  // stores might change the job, for all
+    auto merged = [=](u32 at) -> Chunk {                      // that the compiler knows
         if (at >= n_bytes) return {0, 0};
-        Chunk chunk = merge<Word>(planes, job.n_planes, job.transform, at / sizeof(Word));
+        Chunk chunk = merge<Word>(planes, n_planes, transform, at / sizeof(Word));
         store_padded(words, at, n_bytes, chunk);
-        return n_bytes - at < CHUNK ? keep_bytes(chunk, n_bytes - at) : chunk;
+        return keep_bytes(chunk, n_bytes - at);
     };
     return xxh3_of(merged, n_bytes, sums);
 }
 
-DEVICE u64 copy_block(const u8* from, u8* words, u64 n_bytes, u64* sums) {
-    auto copied = [=](u64 at) {
+DEVICE u64 copy_block(const u8* from, u8* words, u32 n_bytes, u64* sums) {
+    auto copied = [=](u32 at) {
         Chunk chunk = load_padded(from, at, n_bytes);
         store_padded(words, at, n_bytes, chunk);
         return chunk;
@@ -108,7 +109,7 @@ KERNEL decode_blocks(const Job* jobs, u64 n_jobs, const u32* entries, const u64*
     const Job& job = jobs[job_of_block(jobs, n_jobs, b)];
     u64 index = b - job.first_block;
     u32 n = words_of_block(job, index);
-    u64 n_bytes = u64(n) * job.word_bytes;
+    u32 n_bytes = n * job.word_bytes;
     u8* words = job.words + (index << job.block_log) * job.word_bytes;
     const u8* payloads = job.frame + offsets[b];
 
@@ -142,7 +143,7 @@ KERNEL decode_blocks(const Job* jobs, u64 n_jobs, const u32* entries, const u64*
     sync_block();
     if (thread_index() == 0) status[b] = verdict;
     if (verdict == OK) return;
-    for (u64 at = thread_index() * CHUNK; at < n_bytes; at += n_threads() * CHUNK) {
+    for (u32 at = thread_index() * CHUNK; at < n_bytes; at += n_threads() * CHUNK) {
         store_padded(words, at, n_bytes, {0, 0});
     }
 }

@@ -8,12 +8,13 @@
 constexpr u32 ENCODE_WARPS = 4;
 
 template <class Word>
-DEVICE u64 split_block(const Job& job, const u8* words, u64 n_bytes, u8* planes, u64 room, u64* sums) {
-    auto split_chunk = [&](u64 at) {
+DEVICE u64 split_block(const Job& job, const u8* words, u32 n_bytes, u8* planes, u64 room, u64* sums) {
+    u32 n_planes = job.n_planes, transform = job.transform;
+    const u8* bits = job.bits;
+    auto split_chunk = [=](u32 at) {
         Chunk chunk = load_padded(words, at, n_bytes);
         if (at < n_bytes) {
-            u32 first = at / sizeof(Word);
-            split<Word>(chunk, job.transform, job.bits, job.n_planes, planes, room, first);
+            split<Word>(chunk, transform, bits, n_planes, planes, room, at / sizeof(Word));
         }
         return chunk;
     };
@@ -28,7 +29,7 @@ KERNEL split_blocks(const Job* jobs, u64 n_jobs, u64 first_block, u64 first_entr
     u64 b = first_block + block_index();
     const Job& job = jobs[job_of_block(jobs, n_jobs, b)];
     u64 index = b - job.first_block;
-    u64 n_bytes = u64(words_of_block(job, index)) * job.word_bytes;
+    u32 n_bytes = words_of_block(job, index) * job.word_bytes;
     const u8* words = job.words + (index << job.block_log) * job.word_bytes;
     u8* planes = symbols + (job.first_entry + index * job.n_planes - first_entry) * room;
     u64 hash;

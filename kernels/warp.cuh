@@ -118,7 +118,8 @@ DEVICE void write_u32(u8* at, u32 value) {
 }
 
 // 16 bytes at `from + at`, zeros from `n` on. `from` is aligned, `at` a multiple of 16.
-DEVICE Chunk load_padded(const u8* from, u64 at, u64 n) {
+template <class Size>
+DEVICE Chunk load_padded(const u8* from, Size at, Size n) {
     if (at + CHUNK <= n) return load_chunk(from + at);
     Chunk chunk = {0, 0};
 #pragma unroll 1
@@ -128,7 +129,8 @@ DEVICE Chunk load_padded(const u8* from, u64 at, u64 n) {
     return chunk;
 }
 
-DEVICE void store_padded(u8* to, u64 at, u64 n, Chunk chunk) {
+template <class Size>
+DEVICE void store_padded(u8* to, Size at, Size n, Chunk chunk) {
     if (at + CHUNK <= n) return store_chunk(to + at, chunk);
 #pragma unroll 1
     for (u32 i = 0; i < CHUNK && at + i < n; i++) {
