@@ -161,7 +161,9 @@ def main() -> None:
     for name, found in rows.items():
         registers = " | ".join(str(compiled.registers) for compiled in found)
         spilled = sum(compiled.spilled + compiled.stack for compiled in found)
-        print(f"| {name} | {max(compiled.shared for compiled in found)} | {registers} | {spilled} |")
+        print(
+            f"| {name} | {max(compiled.shared for compiled in found)} | {registers} | {spilled} |"
+        )
 
 
 if __name__ == "__main__":
