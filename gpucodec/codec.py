@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import buffers, frame as frames, threads as pool
-from .config import DEFAULT_CONFIG, TensorConfig
+from . import buffers, frame as frames, predicted, threads as pool
+from .config import DEFAULT_CONFIG, Config
 from .dtypes import from_numpy
 from .errors import CorruptionError, TruncatedError
-from .kernels import spec
+from .kernels import quantspec, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .buffers import Bytes
     from .frame import Frame
+    from .quant import QuantizeConfig, QuantizedInfo
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,11 +44,22 @@ def _gpu() -> Any:
     return cuda
 
 
+def _quantized() -> Any:
+    """The codec of quantized tensors, which is built on this one."""
+    from .quant import codec
+
+    return codec
+
+
+def _is_quantized(raw: Bytes) -> bool:
+    return raw[: len(quantspec.MAGIC)].tobytes() == quantspec.MAGIC
+
+
 class BadBlock(NamedTuple):
     """A block that could not be decoded."""
 
     block: int
-    """Its number in the frame."""
+    """Its number in the frame; of a quantized tensor, in the part that `reason` names."""
     start: int
     """Offset of its first decoded byte."""
     stop: int
@@ -73,6 +85,21 @@ class PlaneInfo:
     """Payload bytes over all blocks."""
     coders: dict[str, int]
     """Blocks by coder."""
+    role: str = "words"
+    """What it is a plane of: "words", or "mask" or "signs" of the zeros of a sparse frame."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The rows and columns whose scale a predicted frame takes off its words."""
+
+    n_rows: int
+    n_columns: int
+    tile_rows: int
+    """Rows that share the offsets of the columns."""
+    rank: int
+    """Patterns that rows share to a different degree."""
+    encoded_bytes: int
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,10 @@ class FrameInfo:
     decoded_bytes: int
     encoded_bytes: int
     planes: tuple[PlaneInfo, ...]
+    packed_blocks: int = 0
+    """Blocks of a sparse frame of which the zeros are left out."""
+    model: ModelInfo | None = None
+    """Of a predicted frame."""
 
     @property
     def ratio(self) -> float:
@@ -94,7 +125,7 @@ class FrameInfo:
         return self.decoded_bytes / self.encoded_bytes
 
 
-def encode(array: Any, config: TensorConfig | None = None, *, threads: int | None = None) -> Bytes:
+def encode(array: Any, config: Config | None = None, *, threads: int | None = None) -> Bytes:
     """Encode an array as one frame, losslessly.
 
     Parameters
@@ -103,7 +134,7 @@ def encode(array: Any, config: TensorConfig | None = None, *, threads: int | Non
         NumPy array of any shape, strides and byte order (ml_dtypes too), torch tensor, CuPy array,
         DLPack or `__array__` provider, or any buffer. The frame of an array on a GPU is there too.
     config
-        How to encode it; the bytes depend on nothing else.
+        How to encode it, a `TensorConfig` or `LZConfig`; the bytes depend on nothing else.
     threads
         The most threads to use; all that `set_threads` allows by default.
 
@@ -122,8 +153,7 @@ def encode(array: Any, config: TensorConfig | None = None, *, threads: int | Non
     if buffers.is_on_gpu(array):
         return _gpu().encode(array, config)  # type: ignore[no-any-return]
     words, dtype, shape = buffers.elements(array)
-    block_log = (config or DEFAULT_CONFIG).block_log(dtype.spec.word_bytes)
-    frame: Bytes = _engine().encode(words, dtype, shape, block_log, threads)
+    frame: Bytes = _engine().encode(words, dtype, shape, config or DEFAULT_CONFIG, threads)
     return frame
 
 
@@ -135,7 +165,7 @@ def decode(
     threads: int | None = None,
     salvage: bool = False,
 ) -> Any:
-    """Decode a frame and check every hash.
+    """Decode a frame and check every hash; that of a quantized tensor is dequantized, too.
 
     Parameters
     ----------
@@ -166,12 +196,17 @@ def decode(
     """
     if buffers.is_on_gpu(frame) or buffers.is_on_gpu(out):
         return _gpu().decode(frame, out, limit=limit, salvage=salvage)
-    [result] = _decode([(buffers.encoded(frame), out)], limit, threads, salvage=salvage)
+    raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        return _quantized().decode_quantized(
+            raw, out, limit=limit, threads=threads, salvage=salvage
+        )
+    [result] = _decode([(raw, out)], limit, threads, salvage=salvage)
     return result if salvage else result.array
 
 
 def encode_batch(
-    arrays: Iterable[Any], config: TensorConfig | None = None, *, threads: int | None = None
+    arrays: Iterable[Any], config: Config | None = None, *, threads: int | None = None
 ) -> list[Bytes]:
     """Encode many arrays, side by side: `[encode(array, config) for array in arrays]`."""
     items = list(arrays)
@@ -210,7 +245,13 @@ def decode_batch(
         message = f"out has {len(targets)} targets for {len(items)} frames"
         raise ValueError(message)
     pairs = list(zip(items, targets, strict=True))
-    return [result.array for result in _decode(pairs, limit, threads)]
+    plain = iter(_decode([p for p in pairs if not _is_quantized(p[0])], limit, threads))
+    return [
+        decode(raw, target, limit=limit, threads=threads)
+        if _is_quantized(raw)
+        else next(plain).array
+        for raw, target in pairs
+    ]
 
 
 def decode_blocks(
@@ -247,9 +288,12 @@ def decode_blocks(
     raise_if_damaged(frame, status, first)
 
 
-def inspect(frame: Any) -> FrameInfo:
+def inspect(frame: Any) -> FrameInfo | QuantizedInfo:
     """What a frame's header and table say; nothing is decoded."""
-    return describe(frames.parse(buffers.encoded(frame)))
+    raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        return _quantized().inspect(raw)  # type: ignore[no-any-return]
+    return describe(frames.parse(raw))
 
 
 def describe(parsed: Frame) -> FrameInfo:
@@ -258,10 +302,15 @@ def describe(parsed: Frame) -> FrameInfo:
     if not parsed.entries.shape[1]:
         stored = {"stored": parsed.n_blocks} if parsed.n_blocks else {}
         planes.append(PlaneInfo(8 * parsed.dtype.spec.word_bytes, parsed.decoded_bytes, stored))
-    for p, bits in enumerate(parsed.dtype.spec.planes[: parsed.entries.shape[1]]):
-        counts = np.bincount(parsed.coders[:, p], minlength=len(spec.CODER_NAMES))
-        coders = {name: int(n) for name, n in zip(spec.CODER_NAMES, counts, strict=True) if n}
-        planes.append(PlaneInfo(bits, int(parsed.payload_bytes[:, p].sum()), coders))
+    widths = [(int(bits), "words") for bits in parsed.bits]
+    n_packed = 0
+    if parsed.flags & spec.SPARSE:
+        widths = [(spec.MASK_BITS, "mask"), (1, "signs"), *widths]
+        n_packed = int(np.count_nonzero(parsed.entries[:, 0] != spec.NOT_PACKED[0]))
+    for p, (bits, role) in enumerate(widths):
+        counts = np.bincount(parsed.coders[:, p])
+        coders = {spec.CODER_NAMES[coder]: int(n) for coder, n in enumerate(counts) if n}
+        planes.append(PlaneInfo(bits, int(parsed.payload_bytes[:, p].sum()), coders, role))
     return FrameInfo(
         parsed.dtype.name,
         parsed.shape,
@@ -270,7 +319,16 @@ def describe(parsed: Frame) -> FrameInfo:
         parsed.decoded_bytes,
         parsed.encoded_bytes,
         tuple(planes),
+        n_packed,
+        _describe_model(parsed) if parsed.flags & spec.PREDICTED else None,
     )
+
+
+def _describe_model(parsed: Frame) -> ModelInfo:
+    section = predicted.parse(parsed)
+    n_rows = parsed.n_words // section.n_columns
+    found = n_rows, section.n_columns, section.tile_rows, section.rank
+    return ModelInfo(*found, parsed.model.size)
 
 
 def verify(frame: Any, *, threads: int | None = None) -> None:
@@ -283,6 +341,15 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
 
     """
     raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        _quantized().verify(raw, threads=threads)
+        return
+    for _ in decoded_pieces(raw, threads=threads):
+        pass
+
+
+def decoded_pieces(raw: Bytes, *, threads: int | None = None) -> Iterator[Bytes]:
+    """The decoded bytes of a frame, some MiB at a time, in memory that is used again."""
     parsed = frames.parse(raw)
     step = max(1, VERIFY_BYTES // parsed.block_bytes)
     scratch = np.empty(min(step * parsed.block_bytes, parsed.decoded_bytes), np.uint8)
@@ -292,14 +359,20 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
         payload = raw[parsed.offsets[first] : parsed.offsets[last]]
         out = scratch[: stop - first * parsed.block_bytes]
         decode_blocks(parsed, payload, first, last, out, threads=threads)
+        yield out
 
 
 def max_encoded_size(
-    shape: int | Sequence[int], dtype: Any, config: TensorConfig | None = None
+    shape: int | Sequence[int], dtype: Any, config: Config | QuantizeConfig | None = None
 ) -> int:
-    """The most bytes that a frame of an array of this shape and data type can have."""
+    """The most bytes that a frame of an array of this shape and data type can have.
+
+    For a `QuantizeConfig` that is when every value is an exception: more than the array.
+    """
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     found = from_numpy(np.dtype(dtype))
+    if config is not None and not isinstance(config, Config):
+        return _quantized().max_encoded_bytes(found, dims, config)  # type: ignore[no-any-return]
     block_log = (config or DEFAULT_CONFIG).block_log(found.spec.word_bytes)
     return frames.max_encoded_bytes(found, dims, block_log)
 

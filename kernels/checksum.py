@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .arrays import stack_array
 from .jit import SOURCES, entry_point, kernel
 from .spec import (
     AVALANCHE,
@@ -37,6 +38,8 @@ START = np.array(HASH_START, np.uint64)
 BLOCK = HASH_STRIPES * HASH_STRIPE
 MERGE = np.frombuffer(HASH_SECRET[HASH_MERGE : HASH_MERGE + HASH_STRIPE], np.uint64)
 SECRET_WORDS = SECRET.view(np.uint64)
+
+_state = stack_array(types.uint64, 8 + BLOCK // 8)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -92,7 +95,7 @@ def _high_product(a: int, b: int) -> int:
 def xxh3(source: int, n_raw: int) -> int:
     """XXH3-64 of `n_raw` bytes at address `source`, padded with zeros as the format says."""
     n = max(HASH_MIN_BYTES, (n_raw + HASH_STRIPE - 1) // HASH_STRIPE * HASH_STRIPE)
-    state = np.empty(8 + BLOCK // 8, np.uint64)  # accumulators; the last block, padded
+    state = _state()  # accumulators; the last block, padded
     for i in range(8):
         state[i] = START[i]
     acc = np.uint64(state.ctypes.data)
@@ -125,7 +128,7 @@ def xxh3(source: int, n_raw: int) -> int:
     return digest ^ (digest >> np.uint64(32))
 
 
-def _entry_point(sources: str) -> Any:
+def _entry_point(sources: int) -> Any:
     @entry_point(types.uint64(types.uint8[::1]))
     def hash_bytes(raw: NDArray[np.uint8]) -> int:
         """`xxh3` for callers in Python."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from .spec import prelude
+from .spec import CONSTANT, RANS8, RANS12, RAW, prelude
 
 FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
@@ -23,6 +23,9 @@ MODULES: Final = {
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
 }
 """Which ``.cu`` files each module is made of, in order."""
+
+CODERS: Final = (RAW, CONSTANT, RANS8, RANS12)
+"""What the kernels read and write; frames with other coders, or flags, are left to the CPU."""
 
 _KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 

@@ -21,7 +21,7 @@ def scratch(block_words: int) -> tuple[Any, ...]:
     return symbols, rans.encode_scratch(block_words)
 
 
-def _entry_point(sources: str) -> Any:
+def _entry_point(sources: int) -> Any:
     @entry_point(
         types.int64(
             readonly_bytes,

@@ -17,6 +17,7 @@ import pytest
 import seeds
 from golden_inputs import golden_inputs
 from helpers import NAMES, raw_bytes, sample, sha256
+from test_cuda_kernels import plain
 
 import gpucodec
 import gpucodec.cuda
@@ -33,6 +34,7 @@ def why_not() -> str:
     return ""
 
 
+PLAIN = gpucodec.TensorConfig(profile="plain")  # what the CUDA kernels write
 pytestmark = pytest.mark.gpu
 
 
@@ -62,7 +64,7 @@ class Typed:
 
 
 def test_golden_inputs_have_the_same_frames(cupy):
-    inputs = [(label, a, c) for label, a, c in golden_inputs() if a.dtype.byteorder != ">"]
+    inputs = [(label, a, plain(c)) for label, a, c in golden_inputs() if a.dtype.byteorder != ">"]
     assert len(inputs) >= 200
     for label, array, config in inputs:
         expected = gpucodec.encode(array, config)
@@ -75,11 +77,11 @@ def test_golden_inputs_have_the_same_frames(cupy):
 
 def test_a_batch_has_the_same_frames(cupy):
     items = [sample(name, 5_000 * i, "values", i) for i, name in enumerate(NAMES)]
-    frames = gpucodec.encode_batch([Typed(cupy, item) for item in items])
+    frames = gpucodec.encode_batch([Typed(cupy, item) for item in items], PLAIN)
     outs = [Typed(cupy, np.ones_like(item)) for item in items]
     gpucodec.decode_batch(frames, outs)
     for frame, out, item in zip(frames, outs, items, strict=True):
-        assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(item).tobytes()
+        assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(item, PLAIN).tobytes()
         assert cupy.asnumpy(out.bytes).tobytes() == raw_bytes(item)
 
 
@@ -113,12 +115,12 @@ def test_mutants_are_judged_alike_and_the_device_survives(cupy):
         n_bad += bool(expected[1])
     assert n_bad > 1_000
     array = sample("float32", 100_000, "values")
-    frame = gpucodec.encode(cupy.asarray(array))
-    assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(array).tobytes()
+    frame = gpucodec.encode(cupy.asarray(array), PLAIN)
+    assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(array, PLAIN).tobytes()
 
 
 def test_damage_is_an_error(cupy):
-    frame = gpucodec.encode(sample("float32", 70_000, "noise"))
+    frame = gpucodec.encode(sample("float32", 70_000, "noise"), PLAIN)
     frame[-1] ^= 1
     out = cupy.ones(70_000, cupy.float32)
     with pytest.raises(CorruptionError, match="block 1 of 2"):
@@ -131,7 +133,7 @@ def test_the_same_bytes_twenty_times_and_in_any_company(cupy):
     others = [cupy.asarray(sample("int16", 300_000, "skewed", i)) for i in range(8)]
     found = set()
     for i in range(20):
-        frames = gpucodec.encode_batch([*others[: i % 8], array])
+        frames = gpucodec.encode_batch([*others[: i % 8], array], PLAIN)
         found.add(sha256(cupy.asnumpy(frames[-1])))
     assert len(found) == 1
 
@@ -148,22 +150,22 @@ def test_work_is_ordered_on_the_callers_stream(cupy):
         for _ in range(20):
             busy = busy @ busy * 1e-4
         late[...] = source
-        frame = gpucodec.encode(late)
+        frame = gpucodec.encode(late, PLAIN)
         pending = gpucodec.cuda.decode_async([frame])
         doubled = pending.arrays[0] * 2
         pending.check()
     stream.synchronize()
     assert (cupy.asnumpy(doubled) == 2 * array).all()
-    assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(array).tobytes()
+    assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(array, PLAIN).tobytes()
 
 
 def test_arrays_and_frames_may_lie_anywhere(cupy):
     item = sample("uint8", 100_001, "skewed")
-    frame = gpucodec.encode(item)
+    frame = gpucodec.encode(item, PLAIN)
     for offset in (1, 2, 4, 8):
         room = cupy.zeros(item.size + 16, cupy.uint8)
         room[offset : offset + item.size] = cupy.asarray(item)
-        made = gpucodec.encode(room[offset : offset + item.size])
+        made = gpucodec.encode(room[offset : offset + item.size], PLAIN)
         assert cupy.asnumpy(made).tobytes() == frame.tobytes()
         placed = cupy.zeros(frame.size + 16, cupy.uint8)
         placed[offset : offset + frame.size] = made
@@ -174,8 +176,8 @@ def test_arrays_and_frames_may_lie_anywhere(cupy):
 
 def test_strided_arrays_are_encoded_in_c_order(cupy):
     array = sample("float32", 60_000, "values").reshape(200, 300)
-    frame = gpucodec.encode(cupy.asarray(array).T)
-    assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(array.T).tobytes()
+    frame = gpucodec.encode(cupy.asarray(array).T, PLAIN)
+    assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(array.T, PLAIN).tobytes()
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float32", "int64", "float8_e4m3fn"])
@@ -186,9 +188,9 @@ def test_tensors_of_torch(cupy, name):
     array = sample(name, 100_000, "values")
     flat = torch.from_numpy(array.view(np.uint8).copy()).cuda()
     tensor = flat.view(getattr(torch, name))
-    frame = gpucodec.encode(tensor)
+    frame = gpucodec.encode(tensor, PLAIN)
     assert isinstance(frame, torch.Tensor)
-    assert frame.cpu().numpy().tobytes() == gpucodec.encode(array).tobytes()
+    assert frame.cpu().numpy().tobytes() == gpucodec.encode(array, PLAIN).tobytes()
     decoded = gpucodec.decode(frame)
     assert (decoded.dtype, decoded.device) == (tensor.dtype, tensor.device)
     assert decoded.view(torch.uint8).cpu().numpy().tobytes() == array.tobytes()

@@ -19,10 +19,10 @@ import numpy as np
 
 from .. import buffers, frame as frames
 from ..codec import DEFAULT_LIMIT, Salvaged, bad_blocks, raise_if_damaged
-from ..config import DEFAULT_CONFIG, TensorConfig
+from ..config import DEFAULT_CONFIG, Config
 from ..dtypes import BY_NAME
 from ..errors import CorruptionError, TruncatedError, UnsupportedError
-from . import arrays, device as devices, engine
+from . import arrays, device as devices, engine, host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,16 +68,14 @@ def _follow(device: Device, stream: int, views: Sequence[DeviceArray]) -> None:
         device.follow(stream, other)
 
 
-def encode(
-    array: Any, config: TensorConfig | None = None, *, out: Any = None, stream: Any = None
-) -> Any:
+def encode(array: Any, config: Config | None = None, *, out: Any = None, stream: Any = None) -> Any:
     """Encode one array; see `encode_batch`."""
     return encode_batch([array], config, out=None if out is None else [out], stream=stream)[0]
 
 
 def encode_batch(
     array_list: Iterable[Any],
-    config: TensorConfig | None = None,
+    config: Config | None = None,
     *,
     out: Sequence[Any] | None = None,
     stream: Any = None,
@@ -89,7 +87,8 @@ def encode_batch(
     array_list
         CuPy arrays, torch CUDA tensors, or whatever has `__cuda_array_interface__` or DLPack.
     config
-        How to encode them; the bytes depend on nothing else.
+        How to encode them; the bytes depend on nothing else. Only `TensorConfig(profile="plain")` is
+        encoded by the GPU so far; with others arrays are copied to the host and encoded there.
     out
         uint8 arrays on that GPU of at least `gpucodec.max_encoded_size` bytes, one for each frame.
     stream
@@ -121,29 +120,50 @@ def encode_batch(
     device = _one_device(views)
     handle = _handle(stream, device, views)
     _follow(device, handle, views)
+    buffers_given = None if out is None else list(out)
+    if buffers_given is not None and len(buffers_given) != len(views):
+        message = f"out has {len(buffers_given)} buffers for {len(views)} arrays"
+        raise ValueError(message)
+    if host.is_needed_to_encode(config):
+        return _encode_on_host(device, views, config, buffers_given, handle)
     sources = []
     for found in views:
         dtype = found.require_dtype()
         block_log = config.block_log(dtype.spec.word_bytes)
         sources.append(engine.Source(found.address, dtype, found.shape, block_log, 0))
-    if out is None:
-        made = [
-            arrays.new(device, found.owner, _UINT8, (source.max_bytes,))
-            for found, source in zip(views, sources, strict=True)
-        ]
-    else:
-        made = list(out)
-        if len(made) != len(sources):
-            message = f"out has {len(made)} buffers for {len(sources)} arrays"
-            raise ValueError(message)
+    made = buffers_given or [
+        arrays.new(device, found.owner, _UINT8, (source.max_bytes,))
+        for found, source in zip(views, sources, strict=True)
+    ]
     for source, buffer in zip(sources, made, strict=True):
-        room = arrays.view(buffer)
-        if room.n_bytes < source.max_bytes:
-            message = f"out has {room.n_bytes} bytes, the frame may take {source.max_bytes}"
-            raise ValueError(message)
-        source.out = room.address
+        source.out = _room(buffer, source.max_bytes)
     sizes = engine.encode(device, sources, handle)
     return [buffer[:size] for buffer, size in zip(made, sizes, strict=True)]
+
+
+def _room(buffer: Any, n_bytes: int) -> int:
+    """The address of a buffer for a frame of at most this size."""
+    found = arrays.view(buffer)
+    if found.n_bytes < n_bytes:
+        message = f"out has {found.n_bytes} bytes, the frame may take {n_bytes}"
+        raise ValueError(message)
+    return found.address
+
+
+def _encode_on_host(
+    device: Device,
+    views: Sequence[DeviceArray],
+    config: Config,
+    made: list[Any] | None,
+    stream: int,
+) -> list[Any]:
+    frames_made = []
+    for i, found in enumerate(views):
+        frame = host.encode(device, found, config, stream)
+        buffer = made[i] if made else arrays.new(device, found.owner, _UINT8, (frame.size,))
+        device.upload(_room(buffer, frame.size), frame, stream)
+        frames_made.append(buffer[: frame.size])
+    return frames_made
 
 
 @dataclass
@@ -153,11 +173,17 @@ class Pending:
     arrays: list[Any]
     frames: list[Frame]
     _targets: list[DeviceArray]
+    _known: list[np.ndarray[Any, Any] | None]
+    """Statuses of what was decoded on the host."""
     _queued: engine.Decoding
+
+    def _statuses(self) -> list[np.ndarray[Any, Any]]:
+        queued = iter(self._queued.statuses())
+        return [next(queued) if known is None else known for known in self._known]
 
     def salvage(self) -> list[Salvaged]:
         """Wait for the stream; the arrays, with zeros for bad blocks, and a list of these."""
-        found = self._queued.statuses()
+        found = self._statuses()
         return [
             Salvaged(array, bad_blocks(frame, status))
             for array, frame, status in zip(self.arrays, self.frames, found, strict=True)
@@ -172,7 +198,7 @@ class Pending:
             A block is damaged. All of its array is zero then.
 
         """
-        found = self._queued.statuses()
+        found = self._statuses()
         device, stream = self._queued.device, self._queued.stream
         for status, target in zip(found, self._targets, strict=True):
             if status.any():
@@ -211,7 +237,8 @@ def decode_async(
 ) -> Pending:
     """Queue the decoding of frames to one GPU, all blocks in the same launches.
 
-    Does not wait for the device if the frames are on the host, or `headers` are given.
+    Does not wait for the device if the frames are on the host, or `headers` are given, and the
+    kernels know all their coders; what they do not know is decoded on the host, and waited for.
 
     Parameters
     ----------
@@ -246,6 +273,7 @@ def decode_async(
     _follow(device, handle, there)
 
     parsed_frames, results, targets, pieces = [], [], [], []
+    known: list[np.ndarray[Any, Any] | None] = []
     for i, (item, found, target) in enumerate(zip(items, views, wanted, strict=True)):
         most = limit if target is None else None
         payload: Any
@@ -261,13 +289,17 @@ def decode_async(
         if target is None:
             result = arrays.new(device, item, parsed.dtype, parsed.shape)
         placed = arrays.target(result, parsed.decoded_bytes)
-        pieces.append(engine.Piece(parsed, payload, placed.address, 0, parsed.n_blocks))
+        if host.is_needed_to_decode(parsed):
+            known.append(host.decode(device, parsed, payload, placed.address, handle))
+        else:
+            known.append(None)
+            pieces.append(engine.Piece(parsed, payload, placed.address, 0, parsed.n_blocks))
         parsed_frames.append(parsed)
         results.append(result)
         targets.append(placed)
     queued = engine.decode(device, pieces, handle)
     queued.kept += [items, views]
-    return Pending(results, parsed_frames, targets, queued)
+    return Pending(results, parsed_frames, targets, known, queued)
 
 
 def decode(frame: Any, out: Any = None, *, salvage: bool = False, **options: Any) -> Any:
