@@ -203,9 +203,16 @@ def test_arguments_that_do_not_fit_are_refused(device):
 # --- what the kernels do not know yet ---------------------------------------------------------------
 
 
+def test_the_plain_profile_is_known_to_the_kernels_and_still_compresses():
+    for label, array, _ in golden_inputs():
+        assert not host.is_needed_to_decode(container.parse(gpucodec.encode(array, PLAIN))), label
+    weights = sample("bfloat16", 200_000, "values")
+    assert gpucodec.encode(weights, PLAIN).size < 0.7 * weights.nbytes
+
+
 def test_other_configurations_are_encoded_on_the_host_to_the_same_frames(device):
-    inputs = [(a, c) for _, a, c in golden_inputs() if a.dtype.byteorder != ">"][::7]
-    assert len(inputs) > 30
+    inputs = [(a, c) for _, a, c in golden_inputs() if a.dtype.byteorder != ">"][::11]
+    assert len(inputs) > 20
     for array, config in inputs:
         frame = gpucodec.encode(device.put(array), config)
         assert frame.numpy().tobytes() == gpucodec.encode(array, config).tobytes()
