@@ -37,6 +37,7 @@ DEVICE bool is_constant(const u8* symbols, u32 n) {
 // Count the rows 0, stride, 2 stride, ...; how many symbols these are.
 DEVICE u32 histogram(const u8* symbols, u32 n_rows, u32 stride, u32* counts) {
     constexpr u32 CHUNKS = ROW / CHUNK;
+    sync_warp();  // of what was read of the counts before
     for (u32 s = lane_index(); s < 256; s += WARP) counts[s] = 0;
     sync_warp();
     u32 n_counted = (n_rows + stride - 1) / stride;
@@ -112,6 +113,7 @@ DEVICE void normalise(const u32* counts, u32 n_symbols, u32 n_kept, u32 bits, Sy
                                shuffle_xor(best.index, mask)};
             if (precedes(other, best, up)) best = other;
         }
+        sync_warp();  // all have read
         if (lane == 0) table.frequencies[best.index] += up ? 1 : -1;
         total += up ? 1 : -1;
         sync_warp();
@@ -134,6 +136,7 @@ DEVICE u32 plan(const u32* counts, u32 n_counted, u32 n_coded, u32 coder, Symbol
         if (coder == RANS12 || n_symbols <= RANS8_MAX_SYMBOLS) break;
     }
     u32 n_before = 0, n_kept = 0;
+    sync_warp();  // of what was read of the table before
     for (u32 first = 0; first < 256; first += WARP) {
         u32 c = counts[first + lane];
         u32 lanes = ballot(c >= least);

@@ -92,10 +92,13 @@ DEVICE u32 read_table(Payload& payload, u32 width, u32 bits, Table12& table) {
         wrong |= i < zero ? f >= rest : f > rest;
     }
     if (ballot(wrong) != 0) return BAD_TABLE;
+    sync_warp();
     if (lane == 0) table.symbols[zero] |= rest;
     sync_warp();
     payload.filler = table.symbols[zero] >> (2 * RANS12_BITS);
-    if (table.symbols[n - 1] >> (2 * RANS12_BITS) >> bits != 0) return BAD_SYMBOL;
+    u32 last = table.symbols[n - 1] >> (2 * RANS12_BITS);
+    sync_warp();
+    if (last >> bits != 0) return BAD_SYMBOL;
     u32 start = 0;
     for (u32 first = 0; first < n; first += WARP) {
         u32 i = first + lane;
@@ -304,6 +307,7 @@ DEVICE void build_encode_table(const Symbols& present, u32 n_symbols, u32 filler
     u32 lane = lane_index();
     u32 start = 0, filler_start = 0;
     for (u32 i = lane; i < filler; i += WARP) filler_start += present.frequencies[i];
+    sync_warp();  // of what was read of the table before
     Pair fallback = encode_entry(present.frequencies[filler], sum_of_warp(filler_start));
     fallback.second |= PATCHED;
     for (u32 s = lane; s < 256; s += WARP) table.entries[s] = fallback;
