@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 from . import buffers, frame as frames, predicted, threads as pool
 from .config import DEFAULT_CONFIG, Config
 from .dtypes import from_numpy
-from .errors import CorruptionError, TruncatedError
+from .errors import CorruptionError, GpucodecError, TruncatedError
 from .kernels import quantspec, spec
 
 if TYPE_CHECKING:
@@ -235,7 +236,10 @@ def decode_batch(
     limit: int | None = DEFAULT_LIMIT,
     threads: int | None = None,
 ) -> list[Any]:
-    """Decode many frames, side by side, each as `decode` does; `limit` is for each."""
+    """Decode many frames, side by side, each as `decode` does; `limit` is for each.
+
+    An error carries a note that says which frame it is about, counted from 0.
+    """
     given = list(encoded)
     targets = [None] * len(given) if out is None else list(out)
     if any(map(buffers.is_on_gpu, (*given, *targets))):
@@ -245,13 +249,25 @@ def decode_batch(
         message = f"out has {len(targets)} targets for {len(items)} frames"
         raise ValueError(message)
     pairs = list(zip(items, targets, strict=True))
-    plain = iter(_decode([p for p in pairs if not _is_quantized(p[0])], limit, threads))
-    return [
-        decode(raw, target, limit=limit, threads=threads)
-        if _is_quantized(raw)
-        else next(plain).array
-        for raw, target in pairs
-    ]
+    plain = [i for i, raw in enumerate(items) if not _is_quantized(raw)]
+    decoded = _decode([pairs[i] for i in plain], limit, threads, numbers=plain)
+    results = dict(zip(plain, (result.array for result in decoded), strict=True))
+    for i, (raw, target) in enumerate(pairs):
+        if i not in results:
+            with noting(i):
+                results[i] = decode(raw, target, limit=limit, threads=threads)
+    return [results[i] for i in range(len(items))]
+
+
+@contextmanager
+def noting(number: int | None) -> Iterator[None]:
+    """Have errors say which frame of a batch they are about."""
+    try:
+        yield
+    except GpucodecError as error:
+        if number is not None:
+            error.add_note(f"frame {number} of the batch")
+        raise
 
 
 def decode_blocks(
@@ -396,11 +412,13 @@ def _decode(
     threads: int | None,
     *,
     salvage: bool = False,
+    numbers: Sequence[int | None] = (None,),
 ) -> list[Salvaged]:
     """Decode frames into their targets, all blocks of all frames in one set of jobs."""
     work, sizes, rows = [], [], []
-    for raw, target in pairs:
-        frame = frames.parse(raw, limit=limit if target is None else None)
+    for number, (raw, target) in zip(numbers, pairs, strict=True):
+        with noting(number):
+            frame = frames.parse(raw, limit=limit if target is None else None)
         array = np.empty(frame.shape, frame.dtype.numpy) if target is None else target
         filled, finish = buffers.output(array, frame.decoded_bytes)
         status = np.zeros(frame.n_blocks, np.uint8)
@@ -420,11 +438,12 @@ def _decode(
 
     pool.run((bundle(numbers) for numbers in _bundles(sizes)), threads)
     results = []
-    for frame, array, filled, finish, status in rows:
+    for number, (frame, array, filled, finish, status) in zip(numbers, rows, strict=True):
         bad = [] if not status.any() else bad_blocks(frame, status)
         if bad and not salvage:
             filled[:] = 0  # what a damaged payload decodes to is nobody's data
-            raise_if_damaged(frame, status)
+            with noting(number):
+                raise_if_damaged(frame, status)
         for block in bad:
             filled[block.start : block.stop] = 0
         finish()

@@ -141,7 +141,7 @@ def _alike(text, at, source, need):  # type: ignore[no-untyped-def]
 
 @kernel
 def _promising(memory, n, word_log, bits, filling):  # type: ignore[no-untyped-def]
-    """Rule 3, without a fill of wide words; `bits` is what the block costs as literals."""
+    """Rule 4, without a fill of wide words; `bits` is what the block costs as literals."""
     text, hashes, table = memory + TEXT, memory + HASHES, memory + CANDIDATES
     n_bytes = n << word_log
     if filling and _n_changes(text, n_bytes) << U(LOG2_BITS + 3) < bits:

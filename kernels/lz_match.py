@@ -8,7 +8,7 @@ words, unless bytes are said. The block is walked from its start to its end; beh
 
 1. The **candidates** of a word are the `WAYS` nearest words before it of the same hash, and word
    0 for those that are missing. The hash is that of the `least` words from the word on
-   (`lz_ops`); `least` follows from what the words cost as literals. Words of a `GROUP` whose
+   (`lz_search.py`); `least` follows from what the words cost as literals. Words of a `GROUP` whose
    hashes all equal that of the word before the group do not count; in a block with fill, instead,
    words that are the fill neither count nor have candidates other than word 0. So candidates
    depend on the data alone.

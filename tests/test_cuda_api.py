@@ -152,8 +152,9 @@ def test_damage_is_an_error_and_leaves_zeros(device):
         gpucodec.decode(frame, out)
     assert not out.numpy().any()
     pending = gpucodec.cuda.decode_async([frame, gpucodec.encode(item, PLAIN)])
-    with pytest.raises(CorruptionError, match="hash of the decoded block"):
+    with pytest.raises(CorruptionError, match="hash of the decoded block") as caught:
         pending.check()
+    assert caught.value.__notes__ == ["frame 0 of the batch"]
     assert pending.arrays[1].numpy().tobytes() == item.tobytes()
 
 

@@ -148,6 +148,9 @@ def test_lz_is_chosen_where_it_is_smaller_and_only_there():
         plain, chosen = (gpucodec.encode(array, TensorConfig(lz=lz)) for lz in (False, True))
         assert chosen.size < 0.95 * plain.size, name
         assert coder in gpucodec.inspect(chosen).planes[plane].coders
+    ids = repetitive("int64", 50_000, "text") - 32  # the most frequent is 0
+    sizes = [gpucodec.encode(ids, TensorConfig(lz=lz)).size for lz in (False, True, None)]
+    assert sizes[2] == sizes[1] < 0.95 * sizes[0]
     for name in ("uint8", "int16", "bfloat16", "float32"):
         array = sample(name, 50_000, "values")
         plain, chosen = (gpucodec.encode(array, TensorConfig(lz=lz)) for lz in (False, True))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import buffers, frame as frames
-from ..codec import DEFAULT_LIMIT, Salvaged, bad_blocks, raise_if_damaged
+from ..codec import DEFAULT_LIMIT, Salvaged, bad_blocks, noting, raise_if_damaged
 from ..config import DEFAULT_CONFIG, Config
 from ..dtypes import BY_NAME
 from ..errors import CorruptionError, TruncatedError, UnsupportedError
@@ -203,8 +203,9 @@ class Pending:
         for status, target in zip(found, self._targets, strict=True):
             if status.any():
                 device.clear(target.address, target.n_bytes, stream)
-        for frame, status in zip(self.frames, found, strict=True):
-            raise_if_damaged(frame, status)
+        for i, (frame, status) in enumerate(zip(self.frames, found, strict=True)):
+            with noting(i if len(found) > 1 else None):
+                raise_if_damaged(frame, status)
         return self.arrays
 
 
@@ -277,14 +278,15 @@ def decode_async(
     for i, (item, found, target) in enumerate(zip(items, views, wanted, strict=True)):
         most = limit if target is None else None
         payload: Any
-        if found is None:
-            raw = buffers.encoded(item)
-            parsed = frames.parse(raw, limit=most)
-            payload = raw[parsed.payloads :]
-        else:
-            parsed = _parse(device, found, handle, most) if headers is None else headers[i]
-            _require_size(parsed, found.n_bytes)
-            payload = found.address + parsed.payloads
+        with noting(i if len(items) > 1 else None):
+            if found is None:
+                raw = buffers.encoded(item)
+                parsed = frames.parse(raw, limit=most)
+                payload = raw[parsed.payloads :]
+            else:
+                parsed = _parse(device, found, handle, most) if headers is None else headers[i]
+                _require_size(parsed, found.n_bytes)
+                payload = found.address + parsed.payloads
         result = target
         if target is None:
             result = arrays.new(device, item, parsed.dtype, parsed.shape)
