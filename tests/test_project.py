@@ -20,12 +20,13 @@ SOURCES = sorted([*(ROOT / "gpucodec").rglob("*.py"), *(ROOT / "kernels").rglob(
 EVERY = sorted(
     path
     for folder in ("gpucodec", "kernels", "tests", "bench")
-    for ending in ("py", "cu", "cuh")
+    for ending in ("py", "cu", "cuh", "h")
     for path in (ROOT / folder).rglob(f"*.{ending}")
 )
 DOCUMENTS = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "constraints.txt"),
-    *("docs/format.md", "docs/errata.md", "docs/cli.md", "docs/quantize.md", "docs/filesystem.md"),
+    *("docs/format.md", "docs/errata.md", "docs/cli.md", "docs/gpu.md", "docs/testing.md"),
+    *("docs/quantize.md", "docs/filesystem.md", "docs/lz.md", "docs/zarr.md"),
 )
 HEAVY = (
     "numba",
