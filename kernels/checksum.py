@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import SOURCES, entry_point, kernel
+from .jit import SOURCES, entry_point, kernel, readonly_bytes
 from .spec import HASH_MIN_BYTES, HASH_STRIPE
 from .vector import I64, constant, copy_bytes, load, loop, store, vector
 
@@ -140,7 +140,7 @@ def xxh3(source: int, n_raw: int) -> int:
 
 
 def _entry_point(sources: str) -> Any:
-    @entry_point(types.uint64(types.uint8[::1]))
+    @entry_point(types.uint64(readonly_bytes))
     def hash_bytes(raw: NDArray[np.uint8]) -> int:
         """`xxh3` for callers in Python."""
         assert sources

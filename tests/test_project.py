@@ -30,7 +30,7 @@ DOCUMENTS = (
 HEAVY = ("numba", "llvmlite", "torch", "cupy", "zarr", "numcodecs", "click", "rich", "ml_dtypes")
 ALLOWED_IN_KERNELS = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite", "cupy"}
 # Adapters may use the core; the core may not know them.
-ADAPTERS = {"numcodecs", "zarr", "cli", "demo", "__main__"}
+ADAPTERS = {"numcodecs", "zarr", "checkpoint", "cli", "demo", "__main__"}
 
 
 def relative(path):

@@ -13,6 +13,8 @@ import zarr
 from zarr.abc.store import RangeByteRequest
 from zarr.buffer import default_buffer_prototype
 
+from ..checkpoint.grid import chunk_shape
+from ..checkpoint.names import array_paths
 from ..views import carrier
 from ..zarr import TensorCodec, enable
 from . import layout
@@ -152,7 +154,7 @@ class _Rows:
 
 def write(path: Path, contents: Contents, codec: str) -> None:
     """Write tensors as a new store in the project's layout."""
-    paths = layout.array_paths(tensor.name for tensor in contents.tensors)
+    paths = array_paths(tensor.name for tensor in contents.tensors)
     note = layout.remember(contents.kind, paths, contents.extra)
     with enable():
         root = zarr.create_group(path, zarr_format=3, attributes=note)
@@ -161,7 +163,7 @@ def write(path: Path, contents: Contents, codec: str) -> None:
                 paths[source.name],
                 shape=source.shape,
                 dtype=source.dtype,
-                chunks=layout.chunk_shape(source.shape, source.dtype.itemsize),
+                chunks=chunk_shape(source.shape, source.dtype.itemsize),
                 config={"write_empty_chunks": True},
                 **codec_arguments(codec, source.dtype),
             )

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a training run: compressed, crash-safe, readable in parts.
+
+>>> import gpucodec.checkpoint as checkpoint
+>>> import numpy as np, tempfile
+>>> folder = tempfile.mkdtemp()
+>>> info = checkpoint.save({"w": np.zeros((4, 3), np.float32), "step": 7}, folder)
+>>> checkpoint.load(None, folder)["step"]
+7
+>>> checkpoint.open(folder)["w"][1:3].shape
+(2, 3)
+
+What lies on disk is described in ``docs/checkpoints.md``.
+"""
+
+from __future__ import annotations
+
+from .check import CheckpointInfo, TensorInfo, inspect, verify
+from .load import load
+from .policy import Policy, Rule
+from .save import SaveInfo, save
+from .view import Checkpoint, LazyTensor, open_checkpoint
+
+open = open_checkpoint  # noqa: A001 - gpucodec.checkpoint.open(url), as zarr.open and fsspec.open
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointInfo",
+    "LazyTensor",
+    "Policy",
+    "Rule",
+    "SaveInfo",
+    "TensorInfo",
+    "inspect",
+    "load",
+    "open",
+    "save",
+    "verify",
+]
