@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-import threading
+import os
 from collections import OrderedDict
+from contextlib import contextmanager
 
 import numpy as np
+import pytest
 import torch
 
 DTYPES = (
@@ -133,21 +135,40 @@ def odd_state():
     }
 
 
-class Bucket:
-    """An S3 server of moto with one bucket, in threads of this process."""
-
-    def __init__(self):
-        from moto.server import ThreadedMotoServer
-
-        self.server = ThreadedMotoServer(port=0, verbose=False)
-        self.server.start()
-        host, port = self.server.get_host_and_port()
-        self.endpoint = f"http://{host}:{port}"
-
-    def close(self):
-        self.server.stop()
+STORAGES = ("local", "file", "memory", "s3", "obstore", "obstore-s3")
 
 
-def all_threads():
-    """The names of threads that are not the main one."""
-    return sorted(t.name for t in threading.enumerate() if t is not threading.main_thread())
+@contextmanager
+def s3_server():
+    """The endpoint of an S3 server (moto), in a thread of this process."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def place_of(kind, folder, monkeypatch, endpoint):
+    """Somewhere new to save to; `endpoint()` is called for S3."""
+    name = f"run-{os.urandom(6).hex()}"
+    if kind == "local":
+        return folder / "new" / name
+    if kind == "file":
+        return f"file://{folder}/{name}"
+    if kind == "memory":
+        return f"memory://{name}"
+    if kind == "obstore":
+        return pytest.importorskip("obstore").store.MemoryStore()
+    keys = {"access_key_id": "test", "secret_access_key": "test"}
+    options = {"endpoint_url": endpoint(), "default_region": "us-east-1", **keys}
+    for option, value in options.items():
+        monkeypatch.setenv(f"AWS_{option.upper()}", value)
+    s3fs = pytest.importorskip("s3fs")
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir(name)
+    if kind == "s3":
+        return f"s3://{name}/some/run"
+    config = {"endpoint": options["endpoint_url"], "region": "us-east-1", **keys}
+    plain = {"allow_http": True}
+    store = pytest.importorskip("obstore").store
+    return store.S3Store(name, prefix="some/run", client_options=plain, config=config)

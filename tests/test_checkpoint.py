@@ -15,11 +15,13 @@ import torch
 import zarr
 from checkpoint_cases import (
     DTYPES,
-    Bucket,
+    STORAGES,
     Model,
     bits,
     odd_state,
+    place_of,
     random_tensor,
+    s3_server,
     same,
     train,
     training_state,
@@ -36,49 +38,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificati
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    found = Bucket()
-    yield found
-    found.close()
+def endpoint():
+    with s3_server() as url:
+        yield url
 
 
-@pytest.fixture(params=["local", "file", "memory", "s3", "obstore", "obstore-s3"])
+@pytest.fixture(params=STORAGES)
 def place(request, tmp_path, monkeypatch):
-    """Somewhere to save to."""
-    kind = request.param
-    if kind == "local":
-        return tmp_path / "new" / "run"
-    if kind == "file":
-        return f"file://{tmp_path}/run"
-    if kind == "memory":
-        return f"memory://run-{os.urandom(6).hex()}"
-    if kind == "obstore":
-        return pytest.importorskip("obstore").store.MemoryStore()
-    bucket = request.getfixturevalue("bucket")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir(name := f"b-{os.urandom(6).hex()}")
-    if kind == "s3":
-        return f"s3://{name}/some/run"
-    store = pytest.importorskip("obstore").store
-    options = {"endpoint": bucket.endpoint, "region": "us-east-1", "allow_http": True}
-    return store.S3Store(
-        name,
-        prefix="some/run",
-        client_options={"allow_http": True},
-        config={
-            "endpoint": options["endpoint"],
-            "region": "us-east-1",
-            "access_key_id": "test",
-            "secret_access_key": "test",
-        },
+    return place_of(
+        request.param, tmp_path, monkeypatch, lambda: request.getfixturevalue("endpoint")
     )
 
 

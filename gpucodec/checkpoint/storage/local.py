@@ -20,7 +20,7 @@ class Disk:
 
     def mkdir(self, path: str) -> None:
         """Make a folder. Raises FileExistsError."""
-        os.mkdir(path)  # noqa: PTH102 - one call, no more
+        os.mkdir(path)
 
     def write(self, path: str, data: Any) -> None:
         """Write a file anew."""
@@ -49,15 +49,15 @@ class Disk:
 
     def replace(self, source: str, target: str) -> None:
         """Rename, over whatever has that name."""
-        os.replace(source, target)  # noqa: PTH105
+        os.replace(source, target)
 
     def unlink(self, path: str) -> None:
         """Remove a file. Raises FileNotFoundError."""
-        os.unlink(path)  # noqa: PTH108
+        os.unlink(path)
 
     def rmdir(self, path: str) -> None:
         """Remove a folder, if it is empty. Raises OSError if it is not."""
-        os.rmdir(path)  # noqa: PTH106
+        os.rmdir(path)
 
 
 _BINARY: Final = getattr(os, "O_BINARY", 0)
@@ -67,7 +67,7 @@ class Local:
     """`Storage` in a folder, which is made when something is written."""
 
     def __init__(self, root: str, disk: Disk | None = None) -> None:
-        self.root = os.path.abspath(root)  # noqa: PTH100 - links stay as they are
+        self.root = os.path.abspath(root)
         self.url = self.root
         self.workers = 4 + (os.cpu_count() or 1)  # waiting for the disk takes no CPU
         self.disk = disk or Disk()
@@ -75,12 +75,12 @@ class Local:
         self._unsynced: set[str] = set()  # folders with new names in them
 
     def _path(self, key: str) -> str:
-        return os.path.join(self.root, *key.split("/"))  # noqa: PTH118
+        return os.path.join(self.root, *key.split("/"))
 
     def put(self, key: str, data: Any) -> None:
         """Write a file and wait for the disk."""
         path = self._path(key)
-        folder = os.path.dirname(path)  # noqa: PTH120
+        folder = os.path.dirname(path)
         self._make(folder)
         self.disk.write(path, data)
         self.disk.sync(path)
@@ -89,14 +89,14 @@ class Local:
 
     def _make(self, folder: str) -> None:
         """Make a folder and those above it."""
-        if os.path.isdir(folder):  # noqa: PTH112
+        if os.path.isdir(folder):
             return
-        above = os.path.dirname(folder)  # noqa: PTH120
+        above = os.path.dirname(folder)
         self._make(above)
         try:
             self.disk.mkdir(folder)
         except FileExistsError:  # another thread's
-            if not os.path.isdir(folder):  # noqa: PTH112
+            if not os.path.isdir(folder):
                 raise
         with self._lock:
             self._unsynced.add(above)
@@ -106,19 +106,19 @@ class Local:
         with self._lock:
             folders, self._unsynced = sorted(self._unsynced), set()
         for folder in folders:
-            if os.path.isdir(folder):  # noqa: PTH112
+            if os.path.isdir(folder):
                 self.disk.sync(folder)
 
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Read a file, or a part of it."""
-        with open(self._path(key), "rb") as file:  # noqa: PTH123
+        with open(self._path(key), "rb") as file:
             if start:
                 file.seek(start)
             return file.read() if stop is None else file.read(stop - start)
 
     def size(self, key: str) -> int:
         """Bytes of a file."""
-        return os.stat(self._path(key)).st_size  # noqa: PTH116
+        return os.stat(self._path(key)).st_size
 
     def list(self, prefix: str) -> Iterator[str]:
         """All files below a folder."""
@@ -130,7 +130,7 @@ class Local:
     def names(self, prefix: str) -> Iterator[str]:
         """The files directly in a folder."""
         try:
-            found = os.listdir(self._path(prefix.rstrip("/")) if prefix else self.root)  # noqa: PTH208
+            found = os.listdir(self._path(prefix.rstrip("/")) if prefix else self.root)
         except FileNotFoundError:
             return
         yield from (f"{prefix}{name}" for name in sorted(found))
@@ -142,13 +142,13 @@ class Local:
             self.disk.unlink(path)
         except FileNotFoundError:
             return
-        folder = os.path.dirname(path)  # noqa: PTH120
+        folder = os.path.dirname(path)
         while folder != self.root:
             try:
                 self.disk.rmdir(folder)
             except OSError:  # not empty
                 return
-            folder = os.path.dirname(folder)  # noqa: PTH120
+            folder = os.path.dirname(folder)
 
     def read(self, key: str) -> tuple[bytes, Any]:
         """A file, and the hash of its contents as version."""
@@ -158,7 +158,7 @@ class Local:
     def commit(self, key: str, data: bytes, version: Any = None) -> None:
         """Write a file beside, then give it the name: in one step, and durable on return."""
         path = self._path(key)
-        folder = os.path.dirname(path)  # noqa: PTH120
+        folder = os.path.dirname(path)
         self._make(folder)
         self.flush()
         beside = f"{path}.{secrets.token_hex(8)}{TEMPORARY}"
@@ -170,7 +170,7 @@ class Local:
             else:
                 self._replace(beside, path, self.read(key)[1] == version)
         except Exception:
-            if os.path.exists(beside):  # noqa: PTH110
+            if os.path.exists(beside):
                 self.disk.unlink(beside)
             raise
         self.disk.sync(folder)
@@ -186,7 +186,7 @@ class Local:
         except FileExistsError as error:
             raise FileExistsError(f"{path} was written by somebody else meanwhile") from error
         except OSError:  # a file system without hard links
-            if os.path.exists(path):  # noqa: PTH110
+            if os.path.exists(path):
                 message = f"{path} was written by somebody else meanwhile"
                 raise FileExistsError(message) from None
             self.disk.replace(beside, path)
