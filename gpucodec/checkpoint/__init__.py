@@ -19,6 +19,7 @@ from .check import CheckpointInfo, TensorInfo, inspect, verify
 from .load import load
 from .policy import Policy, Rule
 from .save import SaveInfo, save
+from .series import CheckpointSeries, Resumed, SeriesStats
 from .view import Checkpoint, LazyTensor, open_checkpoint
 
 open = open_checkpoint  # noqa: A001 - gpucodec.checkpoint.open(url), as zarr.open and fsspec.open
@@ -26,10 +27,13 @@ open = open_checkpoint  # noqa: A001 - gpucodec.checkpoint.open(url), as zarr.op
 __all__ = [
     "Checkpoint",
     "CheckpointInfo",
+    "CheckpointSeries",
     "LazyTensor",
     "Policy",
+    "Resumed",
     "Rule",
     "SaveInfo",
+    "SeriesStats",
     "TensorInfo",
     "inspect",
     "load",

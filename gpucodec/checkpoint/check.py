@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gpucodec
 
 from ..errors import CorruptionError, GpucodecError
+from . import codecs
 from .manifest import METADATA
 from .parallel import Workers
 from .read import fetch, read_manifest
@@ -148,6 +149,7 @@ def damages(
             progress(expected.size)
         return None
 
+    codecs.warm(array.codec for array in manifest.arrays.values())
     with Workers(storage.workers) as workers:
         return [one for one in workers.map(look, _subset(manifest, subset)) if one is not None]
 

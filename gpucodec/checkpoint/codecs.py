@@ -18,7 +18,7 @@ from ..errors import CorruptionError, UnsupportedError
 from ..kernels import spec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..buffers import Bytes
 
@@ -56,6 +56,34 @@ def quantize_config(**parameters: Any) -> Any:
         message = f"this gpucodec has no quantization, which {parameters} needs"
         raise UnsupportedError(message)
     return found(**parameters)
+
+
+def from_json(codec: Mapping[str, Any]) -> Any:
+    """Inverse of `to_json`.
+
+    Raises
+    ------
+    UnsupportedError
+        A codec, or a parameter of one, that this gpucodec does not have.
+
+    """
+    name, configuration = codec.get("name"), dict(codec.get("configuration") or {})
+    try:
+        if name == LOSSLESS:
+            return TensorConfig.from_json(configuration)
+        if name == QUANTIZED:
+            return type(quantize_config(format="int8")).from_json(configuration)
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UnsupportedError):
+            raise
+        raise UnsupportedError(f"codec {codec} has bad parameters: {error}") from error
+    raise UnsupportedError(f"arrays are encoded by {name}, which this gpucodec does not have")
+
+
+def warm(chosen: Iterable[Mapping[str, Any]]) -> None:
+    """Load, or compile, what these codecs need, before many threads ask for it at once."""
+    for text in {json.dumps(codec, sort_keys=True) for codec in chosen}:
+        decode(encode(np.zeros(1, np.float32), from_json(json.loads(text))))
 
 
 def encode(array: Array, config: Any) -> Bytes:

@@ -35,7 +35,12 @@ def manifest_keys(storage: Storage) -> Iterator[str]:
         pass
     else:
         yield manifests.NAME
-    yield from sorted(key for key in storage.list(f"{STEPS}/") if _STEP.fullmatch(key))
+    yield from step_keys(storage)
+
+
+def step_keys(storage: Storage) -> list[str]:
+    """The keys of the manifests of a series' steps, in order."""
+    return sorted(key for key in storage.list(f"{STEPS}/") if _STEP.fullmatch(key))
 
 
 def _all(storage: Storage) -> Iterator[Manifest]:

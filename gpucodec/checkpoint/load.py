@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import BY_NAME
-from . import leaves
+from . import codecs, leaves
 from .parallel import Workers
 from .read import chunk_jobs, read_chunk, read_manifest
 from .storage import connect
@@ -86,6 +86,7 @@ def load_from(
 ) -> Any:
     """As `load`, from a manifest that is read already."""
     done = progress or (lambda _: None)
+    codecs.warm(array.codec for array in manifest.arrays.values())
     if state_dict is None:
         return _load_new(storage, manifest, device, done)
     return _load_into(storage, manifest, state_dict, cast, done)

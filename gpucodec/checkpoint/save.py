@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import manifest as manifests
+from ..config import DEFAULT_CONFIG
+from . import codecs, manifest as manifests
 from .collect import collect, committed
 from .kinds import kinds_of
 from .leaves import identity
@@ -19,8 +20,10 @@ from .structure import flatten
 from .write import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from .leaves import Leaf
+    from .manifest import Array
     from .storage import Storage
 
 
@@ -85,7 +88,9 @@ def save(
     """
     storage = connect(url)
     before = previous(storage, manifests.NAME)
-    manifest, info = write(storage, state_dict, policy, metadata=metadata, progress=progress)
+    job = Job(storage, state_dict, policy, metadata=metadata, progress=progress)
+    job.write(job.own)
+    manifest, info = job.finish()
     storage.flush()
     storage.commit(manifests.NAME, manifest.to_bytes(), before)
     collect(storage)
@@ -100,48 +105,72 @@ def previous(storage: Storage, key: str) -> Any:
         return None
 
 
-def write(
-    storage: Storage,
-    state_dict: Any,
-    policy: Policy | str,
-    *,
-    metadata: Mapping[str, Any] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[Manifest, SaveInfo]:
-    """Write all arrays of a checkpoint, and make its manifest, which is not written yet."""
-    started = time.perf_counter()
-    chosen = policy_of(policy)
-    flat = flatten(state_dict)
-    kinds = kinds_of(flat)
-    first: dict[Any, str] = {}
-    same_as = {
-        leaf.name: first.setdefault(identity(leaf.source), leaf.name) for leaf in flat.leaves
-    }
-    own = [leaf for leaf in flat.leaves if same_as[leaf.name] == leaf.name]
-    configs = [
-        chosen.config(leaf.name, kinds[leaf.name], leaf.dtype.name, leaf.shape) for leaf in own
-    ]
-    with Workers(storage.workers) as workers:
-        writer = Writer(storage, workers, committed(storage), progress or (lambda _: None))
-        pairs = zip(own, configs, strict=True)
-        paths = {leaf.name: path for leaf, path in zip(own, writer.write(pairs), strict=True)}
-    tensors = {
-        leaf.name: Tensor(
-            paths[same_as[leaf.name]],
-            kinds[leaf.name],
-            leaf.library,
-            None if same_as[leaf.name] == leaf.name else same_as[leaf.name],
+class Job:
+    """A state dict on its way to a checkpoint: taken apart at once, written in parts."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        state_dict: Any,
+        policy: Policy | str = "lossless",
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.storage = storage
+        self.policy = policy_of(policy)
+        self.metadata = dict(metadata or {})
+        self.progress = progress or (lambda _: None)
+        flat = flatten(state_dict)
+        self.tree = flat.tree
+        self.kinds = kinds_of(flat)
+        self.libraries = {leaf.name: leaf.library for leaf in flat.leaves}
+        first: dict[Any, str] = {}
+        self.owner = {
+            leaf.name: first.setdefault(identity(leaf.source), leaf.name) for leaf in flat.leaves
+        }
+        self.own = [leaf for leaf in flat.leaves if self.owner[leaf.name] == leaf.name]
+        """Tensors to write: of those that are the same memory, the first."""
+        self.nbytes = sum(leaf.nbytes for leaf in self.own)
+        self._paths: dict[str, str] = {}
+        self._arrays: dict[str, Array] = {}
+        self._written_bytes = 0
+
+    def _config(self, leaf: Leaf) -> Any:
+        kind = self.kinds[leaf.name]
+        return self.policy.config(leaf.name, kind, leaf.dtype.name, leaf.shape)
+
+    def write(self, leaves: Sequence[Leaf]) -> None:
+        """Write some of the tensors."""
+        configs = [self._config(leaf) for leaf in leaves]
+        codecs.warm(map(codecs.to_json, {DEFAULT_CONFIG, *configs}))
+        with Workers(self.storage.workers) as workers:
+            writer = Writer(self.storage, workers, committed(self.storage), self.progress)
+            paths = writer.write(zip(leaves, configs, strict=True))
+            self._paths |= {leaf.name: path for leaf, path in zip(leaves, paths, strict=True)}
+        self._arrays |= writer.arrays
+        self._written_bytes += writer.written_bytes
+
+    def finish(self) -> tuple[Manifest, SaveInfo]:
+        """The manifest of what was written, which is not written yet."""
+        tensors = {
+            name: Tensor(
+                self._paths[owner],
+                self.kinds[name],
+                self.libraries[name],
+                None if owner == name else owner,
+            )
+            for name, owner in self.owner.items()
+        }
+        extra = {"metadata": self.metadata, "policy": self.policy.name}
+        manifest = Manifest(self.tree, tensors, self._arrays, extra)
+        info = SaveInfo(
+            manifest.id,
+            len(tensors),
+            self.nbytes,
+            sum(array.encoded_bytes for array in self._arrays.values()),
+            self._written_bytes,
+            time.perf_counter() - self.started,
         )
-        for leaf in flat.leaves
-    }
-    extra = {"metadata": dict(metadata or {}), "policy": chosen.name}
-    manifest = Manifest(flat.tree, tensors, writer.arrays, extra)
-    info = SaveInfo(
-        manifest.id,
-        len(tensors),
-        sum(leaf.nbytes for leaf in own),
-        sum(array.encoded_bytes for array in writer.arrays.values()),
-        writer.written_bytes,
-        time.perf_counter() - started,
-    )
-    return manifest, info
+        return manifest, info
