@@ -20,6 +20,7 @@ from .load import load
 from .policy import Policy, Rule
 from .save import SaveInfo, save
 from .series import CheckpointSeries, Resumed, SeriesStats
+from .updates import UpdateInfo, apply_delta, compact, publish_delta
 from .view import Checkpoint, LazyTensor, open_checkpoint
 
 open = open_checkpoint  # noqa: A001 - gpucodec.checkpoint.open(url), as zarr.open and fsspec.open
@@ -35,9 +36,13 @@ __all__ = [
     "SaveInfo",
     "SeriesStats",
     "TensorInfo",
+    "UpdateInfo",
+    "apply_delta",
+    "compact",
     "inspect",
     "load",
     "open",
+    "publish_delta",
     "save",
     "verify",
 ]

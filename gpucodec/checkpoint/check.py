@@ -33,6 +33,8 @@ class TensorInfo:
     kind: str
     codec: Mapping[str, Any]
     """The zarr codec that encodes it."""
+    delta: str | None
+    """"sub" or "xor" if it is stored as a difference."""
     decoded_bytes: int
     encoded_bytes: int
     same_as: str | None
@@ -75,6 +77,7 @@ def inspect(url: Any) -> CheckpointInfo:
             lazy.shape,
             lazy.kind,
             lazy.codec,
+            lazy.delta,
             lazy.nbytes,
             lazy.encoded_bytes,
             manifest.tensors[name].same_as,

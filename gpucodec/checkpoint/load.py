@@ -250,8 +250,8 @@ def read_tensors(storage: Storage, tasks: Iterable[Task], done: Callable[[int], 
     """Read whole arrays, many chunks at once, a bounded number of tensors at a time."""
 
     def work(job: tuple[Array, Any, Host]) -> None:
-        array, (key, expected, box), out = job
-        read_chunk(storage, array, key, expected, box, out)
+        array, (number, box, keys), out = job
+        read_chunk(storage, array, number, box, out, keys)
         done(out[box].nbytes if box else out.nbytes)
 
     def flush(window: list[tuple[Array, Host, Callable[[], None]]]) -> None:

@@ -28,6 +28,7 @@ NAME: Final = "manifest.json"
 METADATA: Final = "zarr.json"
 _MAX_ARRAY_BYTES: Final = (1 << 63) - 1
 _MAX_DIMS: Final = 64
+_WORD_BYTES: Final = 8  # of the largest elements that are subtracted as integers
 
 
 class Object(NamedTuple):
@@ -39,6 +40,24 @@ class Object(NamedTuple):
 
     size: int
     digest: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """How an array is stored as a difference to another one."""
+
+    base: Array
+    op: str
+    """"sub": the words minus the base's, as integers that wrap; xor: the bits that differ."""
+    content: str
+
+
+OPERATIONS: Final = ("sub", "xor")
+
+
+def stored_type(op: str, itemsize: int) -> str:
+    """The data type of a difference; the codec folds signed ones, so that small ones are short."""
+    return f"{'int' if op == 'sub' else 'uint'}{8 * itemsize}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,25 @@ class Array:
     metadata: Object
     objects: tuple[Object, ...]
     """The chunks in C order."""
+    delta: Delta | None = None
+    """What it is a difference to, if it is one."""
+
+    @property
+    def content(self) -> str:
+        """The path that an array of these elements has when it is stored in full."""
+        return self.path if self.delta is None else self.delta.content
+
+    @property
+    def depth(self) -> int:
+        """How many differences have to be added to a full array."""
+        return 0 if self.delta is None else 1 + self.delta.base.depth
+
+    @property
+    def stored_dtype(self) -> str:
+        """The data type of what is stored: of differences, an integer of that size."""
+        if self.delta is None:
+            return self.dtype
+        return stored_type(self.delta.op, BY_NAME[self.dtype].itemsize)
 
     @property
     def nbytes(self) -> int:
@@ -133,7 +171,10 @@ def _array_to_json(array: Array) -> dict[str, Any]:
     def pair(one: Object) -> list[Any]:
         return [one.size, f"{one.digest:016x}"]
 
+    delta = array.delta
+    extra = {"base": delta.base.path, "op": delta.op, "content": delta.content} if delta else None
     return {
+        **({"delta": extra} if extra else {}),
         "dtype": array.dtype,
         "shape": array.shape,
         "chunks": array.chunks,
@@ -165,7 +206,7 @@ def parse(data: bytes, where: str) -> Manifest:
         raise CorruptionError(f"{where} has SHA-256 {found}, its first line says {head['sha256']}")
     try:
         content = json.loads(body)
-        arrays = {path: _array(path, one) for path, one in content["arrays"].items()}
+        arrays = _arrays(content["arrays"])
         tensors = {name: _tensor(name, one) for name, one in content["tensors"].items()}
         manifest = Manifest(content["structure"], tensors, arrays, dict(content["extra"]))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -209,7 +250,26 @@ def _head(line: bytes, where: str, *, complete: bool) -> dict[str, Any]:
     raise CorruptionError(f"{where}: its first line is not as manifests have it")
 
 
-def _array(path: str, one: Mapping[str, Any]) -> Array:
+def _arrays(described: Mapping[str, Any]) -> dict[str, Array]:
+    """All arrays; each behind what it is a difference to."""
+    arrays: dict[str, Array] = {}
+
+    def add(path: str, above: tuple[str, ...]) -> Array:
+        if path in above:
+            raise CorruptionError(f"{path} is a difference to itself")
+        if path not in arrays:
+            one = described[path]
+            delta = one.get("delta")
+            base = None if delta is None else add(delta["base"], (*above, path))
+            arrays[path] = _array(path, one, base)
+        return arrays[path]
+
+    for path in described:
+        add(path, ())
+    return {path: arrays[path] for path in described}
+
+
+def _array(path: str, one: Mapping[str, Any], base: Array | None) -> Array:
     def pair(item: Any) -> Object:
         size, digest = item
         found = Object(int(size), int(digest, 16))
@@ -232,6 +292,12 @@ def _array(path: str, one: Mapping[str, Any]) -> Array:
     expected = prod(grid.counts(shape, chunks))
     if len(objects) != expected:
         raise CorruptionError(f"{path} lists {len(objects)} chunks, its shape has {expected}")
-    return Array(
-        path, one["dtype"], shape, chunks, dict(one["codec"]), pair(one["metadata"]), objects
-    )
+    delta = None
+    if base is not None:
+        op = one["delta"]["op"]
+        like = (base.dtype, base.shape, base.chunks)
+        if op not in OPERATIONS or like != (one["dtype"], shape, chunks) or itemsize > _WORD_BYTES:
+            raise CorruptionError(f"{path} cannot be a difference {op!r} to {base.path}")
+        delta = Delta(base, op, str(one["delta"]["content"]))
+    metadata = pair(one["metadata"])
+    return Array(path, one["dtype"], shape, chunks, dict(one["codec"]), metadata, objects, delta)

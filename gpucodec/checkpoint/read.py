@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dtypes import BY_NAME
 from ..errors import CorruptionError, TruncatedError
 from . import codecs, grid, manifest as manifests
-from .write import hash_bytes
+from .hashing import hash_bytes
+from .manifest import stored_type
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .grid import Box
     from .manifest import Array, Manifest, Object
     from .storage import Storage
@@ -78,27 +82,56 @@ def check_digest(raw: bytes, key: str, expected: Object, where: str) -> None:
 
 
 def read_chunk(
-    storage: Storage, array: Array, key: str, expected: Object, box: Box, out: Host
+    storage: Storage, array: Array, number: int, box: Box, out: Host, keys: Sequence[str]
 ) -> None:
     """Read a chunk into its place `box` of `out`, which has the array's shape and item size."""
-    raw = fetch(storage, f"{array.path}/{key}", expected)
-    where = f"{storage.url}/{array.path}/{key}"
     target = out[box] if box else out
-    if target.flags.c_contiguous and target.shape == array.chunks:
-        codecs.decode_into(raw, target, array.dtype, where)
+    in_place = target.flags.c_contiguous and target.shape == array.chunks
+    whole = target if in_place else np.empty(array.chunks, out.dtype)
+    _decode(storage, array, number, whole, keys)
+    if not in_place:
+        target[...] = whole[tuple(slice(0, n) for n in target.shape)]
+
+
+def _decode(storage: Storage, array: Array, number: int, out: Host, keys: Sequence[str]) -> None:
+    """Decode a whole chunk; of a difference, by way of what it is a difference to."""
+    key = f"{array.path}/{keys[number]}"
+    raw = fetch(storage, key, array.objects[number])
+    where = f"{storage.url}/{key}"
+    if array.delta is None:
+        codecs.decode_into(raw, out, array.dtype, where)
         return
-    whole = np.empty(array.chunks, out.dtype)
-    codecs.decode_into(raw, whole, array.dtype, where)
-    target[...] = whole[tuple(slice(0, n) for n in target.shape)]
+    _decode(storage, array.delta.base, number, out, keys)
+    change = np.empty(array.chunks, array.stored_dtype)
+    codecs.decode_into(raw, change, array.stored_dtype, where)
+    apply(array.delta.op, change, out)
 
 
-def chunk_jobs(array: Array) -> list[tuple[str, Object, Box]]:
-    """Key, object and place of each chunk."""
-    return list(
-        zip(
-            grid.chunk_keys(array.shape, array.chunks),
-            array.objects,
-            grid.boxes(array.shape, array.chunks),
-            strict=True,
-        )
-    )
+def read_whole_chunk(storage: Storage, array: Array, number: int) -> Host:
+    """A chunk with its padding."""
+    out = np.empty(array.chunks, BY_NAME[array.dtype].numpy)
+    _decode(storage, array, number, out, list(grid.chunk_keys(array.shape, array.chunks)))
+    return out
+
+
+def difference(op: str, new: Host, base: Host) -> Host:
+    """What `apply` makes `new` of, when given `base`."""
+    word = f"u{new.itemsize}"
+    words, others = np.ascontiguousarray(new).view(word), np.ascontiguousarray(base).view(word)
+    change: Host = np.bitwise_xor(words, others) if op == "xor" else np.subtract(words, others)
+    return change.view(stored_type(op, new.itemsize))
+
+
+def apply(op: str, change: Host, out: Host) -> None:
+    """Turn the base `out` into what a difference was made of, in place."""
+    words = out.view(f"u{out.itemsize}")
+    if op == "xor":
+        np.bitwise_xor(words, change, out=words)
+    else:
+        np.add(words, change.view(words.dtype), out=words)
+
+
+def chunk_jobs(array: Array) -> list[tuple[int, Box, Sequence[str]]]:
+    """Number and place of each chunk, and the keys of all."""
+    keys = list(grid.chunk_keys(array.shape, array.chunks))
+    return [(i, box, keys) for i, box in enumerate(grid.boxes(array.shape, array.chunks))]

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from ..config import DEFAULT_CONFIG
+from ..errors import GpucodecError
 from . import codecs, manifest as manifests
 from .collect import collect, committed
 from .kinds import kinds_of
@@ -15,6 +17,7 @@ from .leaves import identity
 from .manifest import Manifest, Tensor
 from .parallel import Workers
 from .policy import Policy, policy_of
+from .read import read_manifest
 from .storage import connect
 from .structure import flatten
 from .write import Writer
@@ -53,6 +56,7 @@ def save(
     url: Any,
     policy: Policy | str = "lossless",
     *,
+    delta: int = 0,
     metadata: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SaveInfo:
@@ -69,6 +73,9 @@ def save(
         store. One process at a time writes there.
     policy
         How each tensor is encoded: "lossless", "resume", "archive" or a `Policy`.
+    delta
+        Store tensors as differences to those of the checkpoint that was there before, where that
+        is smaller: with 0 never, else in chains of at most that many differences.
     metadata
         Values to keep beside it, as JSON: `Checkpoint.metadata`.
     progress
@@ -89,6 +96,8 @@ def save(
     storage = connect(url)
     before = previous(storage, manifests.NAME)
     job = Job(storage, state_dict, policy, metadata=metadata, progress=progress)
+    if before is not None:
+        job.use_base(manifests.NAME, delta)
     job.write(job.own)
     manifest, info = job.finish()
     storage.flush()
@@ -133,9 +142,23 @@ class Job:
         self.own = [leaf for leaf in flat.leaves if self.owner[leaf.name] == leaf.name]
         """Tensors to write: of those that are the same memory, the first."""
         self.nbytes = sum(leaf.nbytes for leaf in self.own)
+        self.max_depth: float = inf
+        """Differences in the chain of an array that is there already, to use it again."""
+        self._bases: dict[str, Array] = {}
         self._paths: dict[str, str] = {}
         self._arrays: dict[str, Array] = {}
         self._written_bytes = 0
+
+    def use_base(self, key: str, depth: int) -> None:
+        """Store differences to the tensors of a checkpoint, in chains of at most `depth`."""
+        if depth < 1:
+            return
+        try:
+            base = read_manifest(self.storage, key)
+        except (GpucodecError, FileNotFoundError):
+            return  # what cannot be read is no base
+        arrays = {name: base.arrays[one.array] for name, one in base.tensors.items()}
+        self._bases = {name: array for name, array in arrays.items() if array.depth < depth}
 
     def _config(self, leaf: Leaf) -> Any:
         kind = self.kinds[leaf.name]
@@ -146,7 +169,12 @@ class Job:
         configs = [self._config(leaf) for leaf in leaves]
         codecs.warm(map(codecs.to_json, {DEFAULT_CONFIG, *configs}))
         with Workers(self.storage.workers) as workers:
-            writer = Writer(self.storage, workers, committed(self.storage), self.progress)
+            known = {
+                path: array
+                for path, array in committed(self.storage).items()
+                if array.depth <= self.max_depth
+            }
+            writer = Writer(self.storage, workers, known, self.progress, self._bases)
             paths = writer.write(zip(leaves, configs, strict=True))
             self._paths |= {leaf.name: path for leaf, path in zip(leaves, paths, strict=True)}
         self._arrays |= writer.arrays

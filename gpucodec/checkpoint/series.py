@@ -72,6 +72,10 @@ class CheckpointSeries:
     staging_bytes
         The most host memory for copies in `save_async`; tensors beyond it are written before that
         returns. None sets no limit.
+    delta
+        As for `save`: the most differences in a chain; a step whose tensors are at its end is
+        stored in full (an anchor). Earlier steps may be retired, their arrays stay as long as a
+        later step is a difference to them.
 
     Examples
     --------
@@ -93,6 +97,7 @@ class CheckpointSeries:
         keep_every: int | None = None,
         policy: Policy | str = "lossless",
         staging_bytes: int | None = None,
+        delta: int = 0,
     ) -> None:
         if keep is not None and keep < 1:
             raise ValueError(f"keep is at least 1, or None, not {keep}")
@@ -103,6 +108,7 @@ class CheckpointSeries:
         self.keep_every = keep_every
         self.policy = policy
         self.staging_bytes = staging_bytes
+        self.delta = delta
         self.stats = SeriesStats()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "gpucodec-series")
@@ -196,6 +202,9 @@ class CheckpointSeries:
                 self._done_bytes += n_bytes
 
         job = Job(self.storage, state_dict, self.policy, metadata=metadata, progress=done)
+        earlier = [one for one in self.steps() if one < step] if self.delta else []
+        if earlier:
+            job.use_base(_key(earlier[-1]), self.delta)
         with self._lock:
             self._done_bytes, self._total_bytes = 0, job.nbytes
         return job

@@ -13,7 +13,7 @@ from ..dtypes import BY_NAME
 from . import leaves
 from .load import load_from, read_tensors
 from .names import array_paths
-from .read import read_manifest
+from .read import apply, read_manifest
 from .storage import connect
 from .structure import unflatten
 
@@ -70,6 +70,11 @@ class LazyTensor:
         return self._array.encoded_bytes
 
     @property
+    def delta(self) -> str | None:
+        """The kind of difference to an earlier tensor that it is stored as: sub, xor, or None."""
+        return None if self._array.delta is None else self._array.delta.op
+
+    @property
     def codec(self) -> dict[str, Any]:
         """How it is encoded, as zarr's metadata have it."""
         return dict(self._array.codec)
@@ -96,17 +101,13 @@ class LazyTensor:
             task = (self._array, lambda: (out, lambda: None))
             read_tensors(self._checkpoint.storage, [task], lambda _: None)
             return out
-        return np.asarray(self._zarr[selection])
+        return self._checkpoint.read_part(self._array, selection)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Host:
         if copy is False:
             raise ValueError(f"{self.name} has to be read, which makes a copy")
         array = self.numpy()
         return array if dtype is None else np.asarray(array, dtype)
-
-    @cached_property
-    def _zarr(self) -> zarr.Array[Any]:
-        return self._checkpoint.zarr_array(self.name)
 
 
 def _is_everything(selection: Any) -> bool:
@@ -171,7 +172,10 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
     @cached_property
     def zarr_group(self) -> zarr.Group:
-        """The tensors as a read-only zarr group, under their names; every read is checked."""
+        """The tensors as a read-only zarr group, under their names; every read is checked.
+
+        Tensors that are stored as differences are not in it.
+        """
         import zarr
 
         from ..zarr import enable
@@ -179,21 +183,33 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
         arrays = self.manifest.arrays
         places = {
-            self._paths[name]: arrays[one.array] for name, one in self.manifest.tensors.items()
+            self._paths[name]: arrays[one.array]
+            for name, one in self.manifest.tensors.items()
+            if arrays[one.array].delta is None
         }
         with enable():
             return zarr.open_group(CheckedStore(self.storage, places), mode="r", zarr_format=3)
 
-    def zarr_array(self, name: str) -> zarr.Array[Any]:
-        """A tensor as a zarr array."""
+    def read_part(self, array: Array, selection: Any) -> Host:
+        """A part of an array, as zarr reads it; of a difference, added to the same part of its base."""
+        stored = np.asarray(self._stored(array)[selection])
+        if array.delta is None:
+            return stored
+        part = np.ascontiguousarray(self.read_part(array.delta.base, selection))
+        part = part.reshape(stored.shape)  # which makes 0-d arrays 1-d, else
+        apply(array.delta.op, stored, part)
+        return part
+
+    def _stored(self, array: Array) -> zarr.Array[Any]:
+        """An array as it is stored."""
         import zarr
 
         from ..zarr import enable
+        from .zarrstore import CheckedStore
 
         with enable():
-            found = self.zarr_group[self._paths[name]]
-        assert isinstance(found, zarr.Array)
-        return found
+            store = CheckedStore(self.storage, {array.path: array})
+            return zarr.open_array(store, path=array.path, mode="r", zarr_format=3)
 
 
 def open_checkpoint(url: Any) -> Checkpoint:

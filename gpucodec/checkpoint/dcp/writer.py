@@ -29,7 +29,7 @@ from ..policy import policy_of
 from ..save import previous
 from ..storage import connect
 from ..structure import Flat, flatten
-from ..write import FOLDER, NAME_BYTES, complete, write_metadata
+from ..write import FOLDER, NAME_BYTES, write_metadata
 from .layout import Shard, check_shards, chunk_shape, chunks_of
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
             expected = int(np.prod([-(-n // c) for n, c in zip(shape, grid, strict=True)]))
             if set(parts) != set(numbers) or len(parts) != expected:
                 raise CorruptionError(f"{fqn}: {len(parts)} of {expected} chunks were written")
-            arrays[one["array"]] = complete(empty, tuple(parts[i] for i in numbers))
+            arrays[one["array"]] = replace(empty, objects=tuple(parts[i] for i in numbers))
             tensors[one["name"]] = Tensor(one["array"], one["kind"], "torch")
         names = {fqn: {"tensor": one["name"]} for fqn, one in self._global["layout"].items()}
         tree = _nest(self._global["paths"], {**values, **names})
