@@ -98,11 +98,16 @@ def save(
     job = Job(storage, state_dict, policy, metadata=metadata, progress=progress)
     if before is not None:
         job.use_base(manifests.NAME, delta)
+    return commit(job, manifests.NAME, before)
+
+
+def commit(job: Job, key: str, before: Any = None) -> SaveInfo:
+    """Write all tensors that are left, then the manifest over the version `before`, then tidy up."""
     job.write(job.own)
     manifest, info = job.finish()
-    storage.flush()
-    storage.commit(manifests.NAME, manifest.to_bytes(), before)
-    collect(storage)
+    job.storage.flush()
+    job.storage.commit(key, manifest.to_bytes(), before)
+    collect(job.storage)
     return info
 
 

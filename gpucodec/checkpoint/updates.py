@@ -14,12 +14,11 @@ import numpy as np
 
 from ..errors import CorruptionError
 from . import codecs, leaves, manifest as manifests
-from .collect import collect
 from .grid import chunk_keys
 from .load import load_from
 from .parallel import Workers
 from .read import apply, fetch
-from .save import Job, SaveInfo
+from .save import Job, SaveInfo, commit
 from .series import CheckpointSeries
 from .storage import connect
 from .structure import flatten
@@ -177,9 +176,4 @@ def compact(url: Any) -> SaveInfo:
     manifest = manifests.parse(data, f"{storage.url}/{manifests.NAME}")
     job = Job(storage, load_from(storage, manifest, None), metadata=manifest.extra["metadata"])
     job.max_depth = 0
-    job.write(job.own)
-    written, info = job.finish()
-    storage.flush()
-    storage.commit(manifests.NAME, written.to_bytes(), version)
-    collect(storage)
-    return info
+    return commit(job, manifests.NAME, version)

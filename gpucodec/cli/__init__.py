@@ -15,6 +15,7 @@ import click
 from .. import __version__
 from ..errors import CorruptionError, GpucodecError
 from ..threads import set_threads
+from .checkpoints import checkpoint
 from .errors import INTERRUPTED, CommandError, DamagedError
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -234,6 +235,9 @@ def demo(file: Path | None, steps: int, keep: Path | None) -> None:
     from .. import demo as demonstration
 
     demonstration.run(file, steps, keep)
+
+
+main.add_command(checkpoint)
 
 
 def _report(src: Path, before: int, dst: Path, after: int, decoded: int, started: float) -> None:
