@@ -25,7 +25,7 @@ EVERY = sorted(
 )
 DOCUMENTS = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "constraints.txt"),
-    *("docs/format.md", "docs/errata.md", "docs/cli.md"),
+    *("docs/format.md", "docs/errata.md", "docs/cli.md", "docs/checkpoints.md"),
 )
 HEAVY = ("numba", "llvmlite", "torch", "cupy", "zarr", "numcodecs", "click", "rich", "ml_dtypes")
 ALLOWED_IN_KERNELS = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite", "cupy"}
