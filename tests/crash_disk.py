@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 from gpucodec.checkpoint.storage.local import Disk, Local
@@ -26,10 +27,15 @@ class Journal(Disk):
         self.how = how
         self.calls = []
         self.dead = False
+        self.lock = threading.Lock()
         self.volatile = {}  # files that were written and not synced: contents
         self.undo = []  # changes of names that were not synced: folder, what takes them back
 
-    def step(self, call, path, effect, partial=None):
+    def step(self, *arguments):
+        with self.lock:  # files are synced from many threads
+            self._step(*arguments)
+
+    def _step(self, call, path, effect, partial=None):
         if self.dead:
             raise Kill
         self.calls.append((call, path))
@@ -42,7 +48,7 @@ class Journal(Disk):
                 effect()
             self.dead = True
             raise Kill
-        return effect()
+        effect()
 
     def mkdir(self, path):
         def effect():

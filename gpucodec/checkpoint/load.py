@@ -141,7 +141,7 @@ def _load_into(
         array = manifest.arrays[manifest.tensors[name].array]
         for leaf in {leaves.identity(leaf.source): leaf for leaf in found}.values():
             _check(leaf, array, cast)
-            tasks.append(_fill(leaf, array))
+            tasks.append(fill(leaf, array))
     result = _merge(state_dict, saved, ())  # before any tensor is touched: it may raise
     read_tensors(storage, tasks, done)
     return result()
@@ -172,7 +172,7 @@ def _check(leaf: leaves.Leaf, array: Array, cast: bool) -> None:
         )
 
 
-def _fill(leaf: leaves.Leaf, array: Array) -> Task:
+def fill(leaf: leaves.Leaf, array: Array) -> Task:
     """Read straight into a tensor, or by way of a copy where it is elsewhere or otherwise."""
     target = leaf.source
     dtype = BY_NAME[array.dtype]

@@ -24,7 +24,9 @@ from torch.futures import Future
 from ...dtypes import BY_NAME
 from ...errors import CorruptionError
 from .. import codecs
-from ..leaves import torch_type
+from ..leaves import leaf, torch_type
+from ..load import fill, read_tensors
+from ..parallel import Workers
 from ..read import read_manifest
 from ..storage import connect
 from ..structure import unflatten
@@ -32,6 +34,9 @@ from ..view import Checkpoint, to_torch
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
+
+    from ..load import Task
+    from ..view import LazyTensor
 
 
 class ZarrReader(StorageReader):  # type: ignore[misc] # torch has no types here
@@ -129,6 +134,9 @@ class ZarrReader(StorageReader):  # type: ignore[misc] # torch has no types here
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Read the parts of the plan."""
         codecs.warm(array.codec for array in self.checkpoint.manifest.arrays.values())
+        whole: list[Task] = []
+        parts: list[tuple[Any, Any, Any]] = []
+        commits: list[tuple[Any, Any]] = []
         for item in plan.items:
             fqn = item.storage_index.fqn
             if item.type == LoadItemType.BYTE_IO:
@@ -142,14 +150,28 @@ class ZarrReader(StorageReader):  # type: ignore[misc] # torch has no types here
             lengths = tuple(item.lengths)
             if tuple(target.shape) != lengths:
                 raise ValueError(f"{fqn}: {lengths} do not fit a tensor of {tuple(target.shape)}")
-            if target.numel():
-                box = tuple(
-                    slice(o, o + n) for o, n in zip(item.storage_offsets, lengths, strict=True)
-                )
-                whole = lengths == lazy.shape
-                part = lazy.numpy(... if whole else box)
-                target.copy_(to_torch(part).reshape(lengths))
+            commits.append((item, target))
+            if lengths == lazy.shape:
+                array = self.checkpoint.manifest.arrays[
+                    self.checkpoint.manifest.tensors[lazy.name].array
+                ]
+                whole.append(fill(leaf(lazy.name, (), target), array))
+            elif target.numel():
+                offsets = item.storage_offsets
+                box = tuple(slice(o, o + n) for o, n in zip(offsets, lengths, strict=True))
+                parts.append((lazy, box, target))
+        storage = self.checkpoint.storage
+        read_tensors(storage, whole, lambda _: None)
+        with Workers(storage.workers) as workers:
+            workers.map(_read_part, parts)
+        for item, target in commits:
             planner.commit_tensor(item, target)
         future: Future[None] = Future()
         future.set_result(None)
         return future
+
+
+def _read_part(job: tuple[LazyTensor, Any, Any]) -> None:
+    """Read a part of a tensor to where it belongs."""
+    lazy, box, target = job
+    target.copy_(to_torch(lazy.numpy(box)))

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections import defaultdict
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from .. import codecs, manifest as manifests
 from ..collect import collect
 from ..kinds import kinds_of
 from ..leaves import Leaf, refuse_special
-from ..manifest import Manifest, Object, Tensor
+from ..manifest import Array, Manifest, Object, Tensor
 from ..parallel import Workers
 from ..policy import policy_of
 from ..save import previous
@@ -146,44 +147,40 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
         codecs.warm(one["codec"] for one in layout.values())
         results: list[WriteResult] = []
         with Workers(self.storage.workers) as workers:
+            jobs: list[tuple[Leaf, dict[str, Any], Any]] = []
+            n_chunks: list[tuple[Any, int]] = []
             for item in plan.items:
                 if item.type == WriteItemType.BYTE_IO:
                     tree = _value(item.index.fqn, planner.resolve_data(item))
                     results.append(WriteResult(item.index, len(str(tree)), {"value": tree}))
-                else:
-                    tensor = planner.resolve_data(item)
-                    results.append(self._write(item, tensor, layout[item.index.fqn], workers))
+                    continue
+                one = layout[item.index.fqn]
+                leaf, places = _shard(item, planner.resolve_data(item), one)
+                jobs += [(leaf, one, place) for place in places]
+                n_chunks.append((item.index, len(places)))
+            written = iter(workers.map(self._write_chunk, jobs))
+            for index, n in n_chunks:
+                found = [next(written) for _ in range(n)]
+                size = sum(size for _, size, _ in found)
+                results.append(WriteResult(index, size, {"chunks": found}))
         self.storage.flush()
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)
         return future
 
-    def _write(
-        self, item: WriteItem, tensor: Any, one: dict[str, Any], workers: Workers
-    ) -> WriteResult:
-        refuse_special(one["name"], tensor)
-        dtype = BY_NAME[one["dtype"]]
-        shard = Shard(tuple(item.tensor_data.chunk.offsets), tuple(item.tensor_data.chunk.sizes))
-        if tuple(tensor.shape) != shard.sizes:
-            raise ValueError(f"{one['name']}: shard has shape {tuple(tensor.shape)}, not {shard}")
-        leaf = Leaf(one["name"], (), tensor, dtype, shard.sizes, "torch")
-        config = codecs.from_json(one["codec"])
-
-        def chunk(job: tuple[int, Any, Any]) -> list[int]:
-            number, box, own = job
-            part = leaf.chunk(own)
-            if part.shape != tuple(one["chunks"]):
-                padded = np.zeros(one["chunks"], part.dtype)
-                padded[tuple(slice(0, n) for n in part.shape)] = part
-                part = padded
-            raw = codecs.encode(part, config)
-            index = [p.start // c for p, c in zip(box, one["chunks"], strict=True)]
-            key = "/".join([one["array"], ".".join(["c", *map(str, index)])])
-            self.storage.put(key, raw)
-            return [number, raw.size, codecs.digest_of(raw, key)]
-
-        found = workers.map(chunk, chunks_of(one["shape"], one["chunks"], shard))
-        return WriteResult(item.index, sum(size for _, size, _ in found), {"chunks": found})
+    def _write_chunk(self, job: tuple[Leaf, dict[str, Any], Any]) -> list[int]:
+        """Number, size and hash of a chunk."""
+        leaf, one, (number, box, own) = job
+        part = leaf.chunk(own)
+        if part.shape != tuple(one["chunks"]):
+            padded = np.zeros(one["chunks"], part.dtype)
+            padded[tuple(slice(0, n) for n in part.shape)] = part
+            part = padded
+        raw = codecs.encode(part, codecs.from_json(one["codec"]))
+        index = [p.start // c for p, c in zip(box, one["chunks"], strict=True)]
+        key = "/".join([one["array"], ".".join(["c", *map(str, index)])])
+        self.storage.put(key, raw)
+        return [number, raw.size, codecs.digest_of(raw, key)]
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Commit the checkpoint, once all ranks have written their parts.
@@ -206,19 +203,24 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
                 if number in chunks[fqn]:
                     raise CorruptionError(f"{fqn}: chunk {number} was written twice")
                 chunks[fqn][number] = Object(size, digest)
-        arrays, tensors = {}, {}
-        for fqn, one in self._global["layout"].items():
-            config = codecs.from_json(one["codec"])
+        layout = self._global["layout"]
+
+        def describe(fqn: str) -> Array:
+            one, parts = layout[fqn], chunks[fqn]
             shape, grid = tuple(one["shape"]), tuple(one["chunks"])
-            empty = write_metadata(self.storage, one["array"], one["dtype"], shape, grid, config)
-            parts = chunks[fqn]
-            numbers = range(len(parts))
-            expected = int(np.prod([-(-n // c) for n, c in zip(shape, grid, strict=True)]))
-            if set(parts) != set(numbers) or len(parts) != expected:
+            expected = prod(-(-n // c) for n, c in zip(shape, grid, strict=True))
+            if sorted(parts) != list(range(expected)):
                 raise CorruptionError(f"{fqn}: {len(parts)} of {expected} chunks were written")
-            arrays[one["array"]] = replace(empty, objects=tuple(parts[i] for i in numbers))
-            tensors[one["name"]] = Tensor(one["array"], one["kind"], "torch")
-        names = {fqn: {"tensor": one["name"]} for fqn, one in self._global["layout"].items()}
+            config = codecs.from_json(one["codec"])
+            empty = write_metadata(self.storage, one["array"], one["dtype"], shape, grid, config)
+            return replace(empty, objects=tuple(parts[i] for i in range(expected)))
+
+        with Workers(self.storage.workers) as workers:
+            arrays = {array.path: array for array in workers.map(describe, layout)}
+        tensors = {
+            one["name"]: Tensor(one["array"], one["kind"], "torch") for one in layout.values()
+        }
+        names = {fqn: {"tensor": one["name"]} for fqn, one in layout.items()}
         tree = _nest(self._global["paths"], {**values, **names})
         manifest = Manifest(tree, tensors, arrays, {"metadata": {}, "policy": self.policy.name})
         self.storage.flush()
@@ -234,6 +236,16 @@ def _leaf(path: tuple[Any, ...], data: Any) -> Leaf:
     if label not in BY_NAME:
         raise UnsupportedError(f"{name} has type {data.properties.dtype}, which is not encoded")
     return Leaf(name, path, None, BY_NAME[label], tuple(data.size), "torch")
+
+
+def _shard(item: WriteItem, tensor: Any, one: dict[str, Any]) -> tuple[Leaf, list[Any]]:
+    """What this rank has of a tensor, and the chunks that it consists of."""
+    refuse_special(one["name"], tensor)
+    shard = Shard(tuple(item.tensor_data.chunk.offsets), tuple(item.tensor_data.chunk.sizes))
+    if tuple(tensor.shape) != shard.sizes:
+        raise ValueError(f"{one['name']}: shard has shape {tuple(tensor.shape)}, not {shard}")
+    leaf = Leaf(one["name"], (), tensor, BY_NAME[one["dtype"]], shard.sizes, "torch")
+    return leaf, list(chunks_of(one["shape"], one["chunks"], shard))
 
 
 def _containers(paths: Any) -> dict[tuple[Any, ...], frozenset[Any]]:

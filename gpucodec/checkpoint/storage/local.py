@@ -9,9 +9,13 @@ from hashlib import sha256
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
+from ..parallel import Workers
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LARGE_BYTES: Final = 1 << 20  # files for which it pays to wait one by one
+SYNC_THREADS: Final = 32
 TEMPORARY: Final = ".tmp"  # how names end that `commit` leaves behind when it is interrupted
 
 
@@ -72,20 +76,22 @@ class Local:
         self.workers = 4 + (os.cpu_count() or 1)  # waiting for the disk takes no CPU
         self.disk = disk or Disk()
         self._lock = Lock()
-        self._unsynced: set[str] = set()  # folders with new names in them
+        self._unsynced: set[str] = set()  # small files, and folders with new names in them
 
     def _path(self, key: str) -> str:
         return os.path.join(self.root, *key.split("/"))
 
     def put(self, key: str, data: Any) -> None:
-        """Write a file and wait for the disk."""
+        """Write a file; if it is large, wait for the disk, while other threads encode."""
         path = self._path(key)
         folder = os.path.dirname(path)
         self._make(folder)
         self.disk.write(path, data)
-        self.disk.sync(path)
+        is_large = memoryview(data).nbytes >= LARGE_BYTES
+        if is_large:
+            self.disk.sync(path)
         with self._lock:
-            self._unsynced.add(folder)
+            self._unsynced |= {folder} if is_large else {folder, path}
 
     def _make(self, folder: str) -> None:
         """Make a folder and those above it."""
@@ -102,12 +108,16 @@ class Local:
             self._unsynced.add(above)
 
     def flush(self) -> None:
-        """Wait until the names of new files and folders are on the disk."""
+        """Wait until new files, and the names of files and folders, are on the disk.
+
+        File systems write what many threads wait for at once, which takes hardly longer than one
+        file does.
+        """
         with self._lock:
-            folders, self._unsynced = sorted(self._unsynced), set()
-        for folder in folders:
-            if os.path.isdir(folder):
-                self.disk.sync(folder)
+            paths, self._unsynced = sorted(self._unsynced), set()
+        there = [path for path in paths if os.path.exists(path)]  # rubbish is removed at once
+        with Workers(SYNC_THREADS) as workers:
+            workers.map(self.disk.sync, there)
 
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Read a file, or a part of it."""
