@@ -54,8 +54,14 @@ def _torch_bytes(tensor: Any) -> Bytes:
     if tensor.layout is not torch.strided:
         message = f"tensor has layout {tensor.layout}; only strided tensors can be encoded"
         raise UnsupportedError(message)
-    plain = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return plain.view(torch.uint8).numpy()  # type: ignore[no-any-return]
+    return memory(tensor.detach().resolve_conj().resolve_neg().contiguous())
+
+
+def memory(tensor: Any) -> Bytes:
+    """The memory of a contiguous torch tensor on the CPU; written through, if it is writable."""
+    # of one element or none, strides may be any, and `view` would mind
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
+    return flat.view(sys.modules["torch"].uint8).numpy()  # type: ignore[no-any-return]
 
 
 def _as_array(source: Any) -> np.ndarray[Any, Any]:
@@ -128,10 +134,9 @@ def output(target: Any, n_bytes: int) -> tuple[Bytes, Callable[[], None]]:
     """
     if _is_torch(target):
         _require_host(target)
-        torch = sys.modules["torch"]
         plain = target.detach()
         dense = plain.contiguous()
-        filled = dense.reshape(-1).view(torch.uint8).numpy()
+        filled = memory(dense)
         finish = _nothing if dense.data_ptr() == plain.data_ptr() else lambda: plain.copy_(dense)
     elif isinstance(target, np.ndarray):
         if not target.flags.writeable:

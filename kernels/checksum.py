@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .arrays import stack_array
-from .jit import SOURCES, entry_point, kernel
+from .jit import SOURCES, entry_point, kernel, readonly_bytes
 from .spec import (
     AVALANCHE,
     HASH_LAST_STRIPE,
@@ -129,7 +129,7 @@ def xxh3(source: int, n_raw: int) -> int:
 
 
 def _entry_point(sources: int) -> Any:
-    @entry_point(types.uint64(types.uint8[::1]))
+    @entry_point(types.uint64(readonly_bytes))
     def hash_bytes(raw: NDArray[np.uint8]) -> int:
         """`xxh3` for callers in Python."""
         assert sources

@@ -26,7 +26,13 @@ EVERY = sorted(
 DOCUMENTS = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "constraints.txt"),
     *("docs/format.md", "docs/errata.md", "docs/cli.md", "docs/gpu.md", "docs/testing.md"),
-    *("docs/quantize.md", "docs/filesystem.md", "docs/lz.md", "docs/zarr.md"),
+    *(
+        "docs/quantize.md",
+        "docs/filesystem.md",
+        "docs/lz.md",
+        "docs/zarr.md",
+        "docs/checkpoints.md",
+    ),
 )
 HEAVY = (
     "numba",
@@ -42,7 +48,7 @@ HEAVY = (
 )
 ALLOWED_IN_KERNELS = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite", "cupy"}
 # Adapters may use the core; the core may not know them.
-ADAPTERS = {"activations", "numcodecs", "zarr", "cli", "demo", "fs", "__main__"}
+ADAPTERS = {"activations", "checkpoint", "numcodecs", "zarr", "cli", "demo", "fs", "__main__"}
 
 
 def relative(path):

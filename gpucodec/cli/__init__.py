@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import CorruptionError, GpucodecError
 from ..kernels import quantspec, spec
 from ..threads import set_threads
+from .checkpoints import checkpoint
 from .errors import INTERRUPTED, CommandError, DamagedError
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -292,6 +293,9 @@ def mount(url: str, folder: Path, *, read_only: bool) -> None:
     from . import mounting
 
     mounting.run(url, folder, read_only=read_only)
+
+
+main.add_command(checkpoint)
 
 
 def _report(src: Path, before: int, dst: Path, after: int, decoded: int, started: float) -> None:
