@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..config import Config
 
 UNIT_BYTES: Final = 1 << 20  # the guess is made anew for each MiB
-_PIECES, _PIECE_BYTES = 8, 1 << 10  # of a unit, evenly spread: its sample
+_PIECES, _PIECE_BYTES = 8, 512  # of a unit, evenly spread: its sample
 _TRIAL_BYTES = 64 << 10  # encoded both ways where the sample leaves both possible
 _LOG2_STEPS = 256  # fixed point of the estimates: 1/256 bit
 _SYMBOL_COST = (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -128,6 +129,10 @@ class RemoteSink:
                 self.fs.pipe_file(self.path, self.spool.read(), mode=mode)
             else:
                 self.fs.put_file(self.spool.name, self.path, mode=mode)
+        except OSError as error:
+            if self._refused(error) and self.fs.exists(self.path):
+                raise FileExistsError(self.path) from error
+            raise
         finally:
             self.spool.close()
 
@@ -139,8 +144,16 @@ class RemoteSink:
                 await below._pipe_file(self.path, self.spool.read(), mode=mode)
             else:
                 await below._put_file(self.spool.name, self.path, mode=mode)
+        except OSError as error:
+            if self._refused(error) and await below._exists(self.path):
+                raise FileExistsError(self.path) from error
+            raise
         finally:
             self.spool.close()
+
+    def _refused(self, error: OSError) -> bool:
+        """Whether this may be an object store's way to say that the file exists."""
+        return "x" in self.mode and error.errno == errno.EINVAL
 
     def discard(self) -> None:
         """Forget them."""
