@@ -84,7 +84,9 @@ def test_unmodified_programs(tmp_path):
         # Appending, changing in place, growing, cutting.
         shell("seq 1 9 > log; seq 10 20 >> log; echo 21 >> log", seen)
         assert shell("cat log", seen).split() == [str(i) for i in range(1, 22)]
-        shell("printf XY | dd of=log bs=1 seek=2 conv=notrunc 2> /dev/null; truncate -s 5 log", seen)
+        shell(
+            "printf XY | dd of=log bs=1 seek=2 conv=notrunc 2> /dev/null; truncate -s 5 log", seen
+        )
         assert (seen / "log").read_bytes() == b"1\nXY3"[:5]
         assert fs.cat_file(str(backing / "log")) == (seen / "log").read_bytes()
         with (seen / "random").open("w+b") as file:
@@ -101,7 +103,10 @@ def test_unmodified_programs(tmp_path):
             "./d/e/moved",
         ]
         shell("mv a.npy copy/e/moved; cmp copy/e/moved ../plain.npy; rm -r d", seen)
-        shell("tar cf all.tar copy; tar xf all.tar --to-stdout copy/e/moved > x; cmp x copy/e/moved", seen)
+        shell(
+            "tar cf all.tar copy; tar xf all.tar --to-stdout copy/e/moved > x; cmp x copy/e/moved",
+            seen,
+        )
     assert not list(backing.rglob("*.partial"))
 
 
@@ -116,19 +121,19 @@ def test_errors_are_numbers(tmp_path):
         (backing / "plain").write_bytes(b"of others")
         assert (seen / "plain").read_bytes() == b"of others"
         for number, act in (
-            (errno.ENOENT, lambda: (seen / "gone").read_bytes()),
-            (errno.EIO, lambda: (seen / "damaged").read_bytes()),
-            (errno.EIO, lambda: (seen / "cut").read_bytes()),
+            (errno.ENOENT, (seen / "gone").read_bytes),
+            (errno.EIO, (seen / "damaged").read_bytes),
+            (errno.EIO, (seen / "cut").read_bytes),
             (errno.EEXIST, lambda: (seen / "file").open("x")),
-            (errno.EEXIST, lambda: (seen / "folder").mkdir()),
+            (errno.EEXIST, (seen / "folder").mkdir),
             (errno.ENOENT, lambda: (seen / "no" / "file").write_bytes(b"")),
-            (errno.EISDIR, lambda: (seen / "folder").read_bytes()),
+            (errno.EISDIR, (seen / "folder").read_bytes),
         ):
-            with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is looked at
+            with pytest.raises(OSError) as caught:
                 act()
             assert caught.value.errno == number
         (seen / "folder" / "x").touch()
-        with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is looked at
+        with pytest.raises(OSError) as caught:
             (seen / "folder").rmdir()
         assert caught.value.errno == errno.ENOTEMPTY
 
@@ -139,7 +144,7 @@ def test_read_only_and_sigterm(tmp_path):
     fs.pipe_file(str(tmp_path / "backing" / "file"), VALUES.tobytes())
     with mounted(tmp_path, "--read-only") as (_, seen):
         assert (seen / "file").read_bytes() == VALUES.tobytes()
-        with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is looked at
+        with pytest.raises(OSError) as caught:
             (seen / "new").write_bytes(b"")
         assert caught.value.errno == errno.EROFS
 

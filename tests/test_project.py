@@ -27,7 +27,18 @@ DOCUMENTS = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "constraints.txt"),
     *("docs/format.md", "docs/errata.md", "docs/cli.md", "docs/filesystem.md"),
 )
-HEAVY = ("numba", "llvmlite", "torch", "cupy", "zarr", "numcodecs", "click", "rich", "ml_dtypes", "fsspec")
+HEAVY = (
+    "numba",
+    "llvmlite",
+    "torch",
+    "cupy",
+    "zarr",
+    "numcodecs",
+    "click",
+    "rich",
+    "ml_dtypes",
+    "fsspec",
+)
 ALLOWED_IN_KERNELS = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite", "cupy"}
 # Adapters may use the core; the core may not know them.
 ADAPTERS = {"numcodecs", "zarr", "cli", "demo", "fs", "__main__"}

@@ -85,7 +85,7 @@ class Indexes:
                 self._bytes -= _nbytes(dropped)
 
 
-def load_now(size: int, fetch: Callable[[int, int], bytes]) -> Index | None:
+def load_now(size: int, fetch: Callable[[int, int], Any]) -> Index | None:
     """The index of a file whose bytes come at once; as `read_index`."""
     reader = read_index(size)
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..buffers import Bytes
     from .section import Index
 
-STEP_BYTES: Final = 8 << 20  # of contents decoded at a time, while the next are read
+STEP_BYTES: Final = 16 << 20  # of contents decoded at a time, while the next are read
 REUSED_BYTES: Final = 1 << 20  # reads of this size get memory that is kept
 
 
