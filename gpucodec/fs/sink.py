@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 if TYPE_CHECKING:
     from ..buffers import Bytes
 
+NO_LINKS: Final = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # some disks
 SPOOL_BYTES: Final = 64 << 20  # of a file for a remote place are kept in memory, the rest on disk
 
 
@@ -54,8 +55,7 @@ class LocalSink:
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
-            if self.exclusive:
-                os.link(self.partial, self.path)  # unlike a rename, never over another file
+            if self.exclusive and self._linked():
                 self.partial.unlink()
             else:
                 if self.path.exists():
@@ -65,6 +65,18 @@ class LocalSink:
             self.discard()
             raise
         sync_folder(self.path.parent)
+
+    def _linked(self) -> bool:
+        """Give the sibling its name as well, which, unlike a rename, never hits another file."""
+        try:
+            os.link(self.partial, self.path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if self.path.exists():  # the best that can be done here
+                raise FileExistsError(self.path) from error
+            return False
+        return True
 
     def discard(self) -> None:
         """Remove it."""
