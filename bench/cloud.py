@@ -91,6 +91,9 @@ def main() -> None:
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     data = checkpoint(options.mib)
+    warm = fsspec.filesystem("gpucodec", target_protocol="memory")
+    warm.pipe_file("/warm", data[: 4 << 20])  # compiles the kernels
+    warm.cat_file("/warm")
     print(f"{len(data) / 1e6:.0f} MB of safetensors; MB over the line and seconds, up and down")
     for rate in options.rates:
         seconds = {}
