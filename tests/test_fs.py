@@ -188,6 +188,21 @@ def test_one_of_two_exclusive_writers_wins(local):
     assert [path.name for path in folder.iterdir()] == ["one"]
 
 
+def test_exclusive_creation_without_hard_links(local, monkeypatch):
+    fs, folder = local
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(sink.os, "link", refuse)
+    path = str(folder / "one")
+    first, second = fs.open(path, "xb"), fs.open(path, "xb")
+    second.close()
+    with pytest.raises(FileExistsError):
+        first.close()
+    assert [path.name for path in folder.iterdir()] == ["one"]
+
+
 def test_writers_do_not_interleave(place):
     fs, _, folder = place
     path = f"{folder}/contested"

@@ -224,12 +224,17 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
     ) -> bytes:
         path = self._strip_protocol(path)
-        _, index = await self._indexes.load(path)
+        info, index = await self._indexes.load(path)
         if index is None:
             return bytes(await self._below._cat_file(path, start=start, end=end, **kwargs))
-        start, end = clip(start, end, index.size)
-        out = np.empty(end - start, np.uint8)
-        await self._read_into(path, index, start, end, out)
+        first, last = clip(start, end, index.size)
+        out = np.empty(last - first, np.uint8)
+        try:
+            await self._read_into(path, index, first, last, out)
+        except GpucodecError:
+            if await self._indexes.changed(path, info) is None:
+                raise
+            return await self._cat_file(path, start, end, **kwargs)
         return out.tobytes()
 
     async def _read_into(self, path: str, index: Index, start: int, stop: int, out: Bytes) -> None:
@@ -267,6 +272,12 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         names = [self._strip_protocol(path) for path in paths]
         ranges = list(zip(names, starts, ends, strict=True))
         found = await cat_ranges(self._below, self._indexes, ranges, max_gap or 0, self.threads)
+        for i, one in enumerate(found):
+            if isinstance(one, GpucodecError):  # damage, or a listing older than its file
+                try:
+                    found[i] = await self._cat_file(*ranges[i])
+                except GpucodecError as error:
+                    found[i] = error
         if on_error != "return":
             for one in found:
                 if isinstance(one, BaseException):
