@@ -292,16 +292,28 @@ def decode_blocks(
         A block is damaged.
 
     """
-    expected = int(frame.offsets[last] - frame.offsets[first])
-    if payload.size != expected:
-        message = f"blocks {first} to {last} have {expected} payload bytes, got {payload.size}"
-        raise TruncatedError(message)
-    start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
-    assert out.size == stop - start, (out.size, stop - start)
-    status = np.zeros(last - first, np.uint8)
-    jobs = _engine().decode_jobs(frame, payload, first, last, out, status)
-    pool.run((work for _, work in jobs), threads)
-    raise_if_damaged(frame, status, first)
+    decode_runs([(frame, payload, first, last, out)], threads=threads)
+
+
+def decode_runs(
+    runs: Sequence[tuple[Frame, Bytes, int, int, Bytes]], *, threads: int | None = None
+) -> None:
+    """`decode_blocks` for many runs (frame, payload, first, last, out), side by side."""
+    found, work = [], []
+    for frame, payload, first, last, out in runs:
+        expected = int(frame.offsets[last] - frame.offsets[first])
+        if payload.size != expected:
+            message = f"blocks {first} to {last} have {expected} payload bytes, got {payload.size}"
+            raise TruncatedError(message)
+        start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
+        assert out.size == stop - start, (out.size, stop - start)
+        status = np.zeros(last - first, np.uint8)
+        jobs = _engine().decode_jobs(frame, payload, first, last, out, status)
+        work += [job for _, job in jobs]
+        found.append((frame, status, first))
+    pool.run(work, threads)
+    for frame, status, first in found:
+        raise_if_damaged(frame, status, first)
 
 
 def inspect(frame: Any) -> FrameInfo | QuantizedInfo:

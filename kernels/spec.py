@@ -26,6 +26,16 @@ SPARSE: Final = 2  # flag: two more entries a block, of its mask and its signs
 PREDICTED: Final = 4  # flag: a model of rows and columns behind the table
 ALIGNMENT: Final = 16  # of the first payload and of every one after it
 
+# --- files: sections of frames, see docs/format.md "Files" -----------------------------------
+
+FILE_MAGIC: Final = b"\x89gpcfile"  # starts a section; no text begins like this
+FOOTER_MAGIC: Final = b"gpcfile\x89"  # ends a section
+FILE_VERSION: Final = 1
+# index_bytes, n_frames, decoded_bytes, encoded_bytes, index hash, hash, version, reserved, magic
+FOOTER_FORMAT: Final = "<QQQQQQII8s"
+FOOTER_BYTES: Final = 64
+FOOTER_HASH_OFFSET: Final = 40
+
 # --- blocks -------------------------------------------------------------------------------
 
 ROW: Final = 64  # symbols of a row: 32 lanes, two neighbouring symbols each

@@ -26,12 +26,23 @@ EVERY = sorted(
 DOCUMENTS = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "constraints.txt"),
     *("docs/format.md", "docs/errata.md", "docs/cli.md", "docs/gpu.md", "docs/testing.md"),
-    "docs/quantize.md",
+    *("docs/quantize.md", "docs/filesystem.md", "docs/lz.md", "docs/zarr.md"),
 )
-HEAVY = ("numba", "llvmlite", "torch", "cupy", "zarr", "numcodecs", "click", "rich", "ml_dtypes")
+HEAVY = (
+    "numba",
+    "llvmlite",
+    "torch",
+    "cupy",
+    "zarr",
+    "numcodecs",
+    "click",
+    "rich",
+    "ml_dtypes",
+    "fsspec",
+)
 ALLOWED_IN_KERNELS = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite", "cupy"}
 # Adapters may use the core; the core may not know them.
-ADAPTERS = {"activations", "numcodecs", "zarr", "cli", "demo", "__main__"}
+ADAPTERS = {"activations", "numcodecs", "zarr", "cli", "demo", "fs", "__main__"}
 
 
 def relative(path):

@@ -279,6 +279,21 @@ def demo(file: Path | None, steps: int, keep: Path | None) -> None:
     demonstration.run(file, steps, keep)
 
 
+@main.command()
+@click.argument("url")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--read-only", is_flag=True, help="Refuse changes.")
+def mount(url: str, folder: Path, *, read_only: bool) -> None:
+    """Show the files of URL in FOLDER, decoded; compress what is written there.
+
+    URL is a path or any URL of fsspec, such as s3://bucket/models. Runs until FOLDER is unmounted
+    or Ctrl-C. Needs FUSE and pip install 'gpucodec[mount]'.
+    """
+    from . import mounting
+
+    mounting.run(url, folder, read_only=read_only)
+
+
 def _report(src: Path, before: int, dst: Path, after: int, decoded: int, started: float) -> None:
     from .console import rate, say, size
 
