@@ -9,7 +9,7 @@ import functools
 import fsspec
 import numpy as np
 import pytest
-from gpucodec_s3 import BUCKET, s3_options  # noqa: F401 - a fixture
+from gpucodec_s3 import BUCKET
 
 from gpucodec.fs import sink
 
@@ -18,7 +18,7 @@ NOISE = np.random.default_rng(0).bytes(3 * PART + 1234)
 
 
 @pytest.fixture
-def s3(s3_options, monkeypatch):  # noqa: F811
+def s3(s3_options, monkeypatch):
     """Our filesystem, with uploads from the disk in several parts; and the client below it."""
     import s3fs.core
 
@@ -110,7 +110,7 @@ def test_of_two_exclusive_writers_the_first_to_end_wins(s3, content):
     fs.rm(path)
 
 
-def test_an_object_replaced_by_others_is_noticed(s3_options):  # noqa: F811
+def test_an_object_replaced_by_others_is_noticed(s3_options):
     """Listings may be old: their sizes are not trusted against the bytes."""
     options = s3_options | {"use_listings_cache": True}
     fs = fsspec.filesystem("gpucodec", target_protocol="s3", target_options=options)

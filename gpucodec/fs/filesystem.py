@@ -377,8 +377,8 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         **kwargs: Any,
     ) -> Any:
         path = self._strip_protocol(path)
-        start = 0
-        if mode == "rb" or (mode == "ab" and self.fs.exists(path)):
+        start, new = 0, mode != "rb" and not self.fs.exists(path)
+        if mode == "rb" or (mode == "ab" and not new):
             source = Source(self, path)
             if source.index is None and (mode == "rb" or source.info["size"]):
                 source.close()
@@ -391,12 +391,13 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
                 return DecodedFile(self, path, source, cache_type or BlockAhead.name, **options)
             source.close()
             start = source.index.size if source.index is not None else 0
-        elif mode == "xb" and self.fs.exists(path):
+        elif mode == "xb" and not new:
             raise FileExistsError(path)
         elif mode not in {"wb", "xb", "ab"}:
             message = f"mode {mode!r} is not rb, wb, xb or ab"
             raise NotImplementedError(message)
-        sink = self._sink(path, mode)
+        appended_to_nothing = mode == "ab" and new and not self._local  # not all can do that
+        sink = self._sink(path, "wb" if appended_to_nothing else mode)
         return EncodingFile(
             self, path, mode, sink, autocommit=autocommit, start=start, threads=self.threads
         )

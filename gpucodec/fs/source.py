@@ -52,8 +52,8 @@ class Source:
                 self._descriptor = os.open(path, os.O_RDONLY)
                 info["size"] = os.fstat(self._descriptor).st_size
             try:
-                is_file = info["type"] == "file"
-                self.index = load_now(info["size"], self._read) if is_file else None
+                known = info["type"] == "file" and info["size"] is not None
+                self.index = load_now(info["size"], self._read) if known else None
             except BaseException:
                 self.close()
                 raise
