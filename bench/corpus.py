@@ -202,6 +202,7 @@ KINDS: Final[dict[str, Callable[[Corpus], Arrays]]] = {
     "pruned weights bfloat16": pruned("bfloat16"),
     "pruned by product bfloat16": pruned("bfloat16", by_product=True),
     "pruned weights float32": pruned("float32"),
+    "pruned by product float32": pruned("float32", by_product=True),
     "exp_avg float32": cast("exp_avg", "float32"),
     "exp_avg_sq float32": cast("exp_avg_sq", "float32"),
     "exp_avg_sq bfloat16": cast("exp_avg_sq", "bfloat16"),

@@ -38,7 +38,9 @@ KINDS: Final = (
     "token ids int32",
     "post-ReLU bfloat16",
     "pruned weights float32",
+    "pruned by product float32",
     "pruned weights bfloat16",
+    "pruned by product bfloat16",
     "dropout mask bool",
     "weights bfloat16",
 )
@@ -60,9 +62,6 @@ def data(corpus: Corpus) -> Iterator[tuple[str, int, Array]]:
         middle = max(0, flat.size // 2 - BYTES // 2 // flat.itemsize)
         part = np.ascontiguousarray(flat[middle : middle + BYTES // flat.itemsize])
         yield kind, flat.itemsize, part.view(np.uint8)
-        if kind.startswith("pruned"):  # what masking by multiplication leaves has negative zeros
-            part = part + part.dtype.type(0)
-            yield f"{kind}, no -0", flat.itemsize, np.ascontiguousarray(part).view(np.uint8)
     ids = word_ids(corpus)
     for dtype in ("int64", "int32", "uint16"):
         part = ids[: BYTES // np.dtype(dtype).itemsize].astype(dtype)

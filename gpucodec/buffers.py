@@ -26,6 +26,21 @@ def _is_torch(candidate: object) -> bool:
     return torch is not None and isinstance(candidate, torch.Tensor)
 
 
+_GPU_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged of DLPack
+
+
+def is_on_gpu(source: Any) -> bool:
+    """Whether the elements of an array are in the memory of a CUDA device."""
+    if isinstance(source, np.ndarray):
+        return False
+    if _is_torch(source):
+        return bool(source.device.type == "cuda")
+    if hasattr(source, "__cuda_array_interface__"):
+        return True
+    device = getattr(source, "__dlpack_device__", None)
+    return device is not None and device()[0] in _GPU_DEVICES
+
+
 def _require_host(tensor: Any) -> None:
     if tensor.device.type != "cpu":
         message = f"tensor is on {tensor.device}; move it to the CPU first"
@@ -39,14 +54,20 @@ def _torch_bytes(tensor: Any) -> Bytes:
     if tensor.layout is not torch.strided:
         message = f"tensor has layout {tensor.layout}; only strided tensors can be encoded"
         raise UnsupportedError(message)
-    plain = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return plain.view(torch.uint8).numpy()  # type: ignore[no-any-return]
+    return memory(tensor.detach().resolve_conj().resolve_neg().contiguous())
+
+
+def memory(tensor: Any) -> Bytes:
+    """The memory of a contiguous torch tensor on the CPU; written through, if it is writable."""
+    # of one element or none, strides may be any, and `view` would mind
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
+    return flat.view(sys.modules["torch"].uint8).numpy()  # type: ignore[no-any-return]
 
 
 def _as_array(source: Any) -> np.ndarray[Any, Any]:
     if isinstance(source, np.ndarray):
         return source
-    if hasattr(source, "__cuda_array_interface__"):
+    if is_on_gpu(source):
         message = f"{type(source).__name__} is on a GPU; copy it to the host first"
         raise UnsupportedError(message)
     try:
@@ -113,10 +134,9 @@ def output(target: Any, n_bytes: int) -> tuple[Bytes, Callable[[], None]]:
     """
     if _is_torch(target):
         _require_host(target)
-        torch = sys.modules["torch"]
         plain = target.detach()
         dense = plain.contiguous()
-        filled = dense.reshape(-1).view(torch.uint8).numpy()
+        filled = memory(dense)
         finish = _nothing if dense.data_ptr() == plain.data_ptr() else lambda: plain.copy_(dense)
     elif isinstance(target, np.ndarray):
         if not target.flags.writeable:

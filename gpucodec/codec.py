@@ -38,6 +38,13 @@ def _engine() -> Any:
     return cpu
 
 
+def _gpu() -> Any:
+    """The same for arrays on a GPU."""
+    from . import cuda
+
+    return cuda
+
+
 def _quantized() -> Any:
     """The codec of quantized tensors, which is built on this one."""
     from .quant import codec
@@ -125,8 +132,8 @@ def encode(array: Any, config: Config | None = None, *, threads: int | None = No
     Parameters
     ----------
     array
-        NumPy array of any shape, strides and byte order (ml_dtypes too), torch tensor on the CPU,
-        DLPack or `__array__` provider, or any buffer.
+        NumPy array of any shape, strides and byte order (ml_dtypes too), torch tensor, CuPy array,
+        DLPack or `__array__` provider, or any buffer. The frame of an array on a GPU is there too.
     config
         How to encode it, a `TensorConfig` or `LZConfig`; the bytes depend on nothing else.
     threads
@@ -144,6 +151,8 @@ def encode(array: Any, config: Config | None = None, *, threads: int | None = No
         A data type or device that cannot be encoded.
 
     """
+    if buffers.is_on_gpu(array):
+        return _gpu().encode(array, config)  # type: ignore[no-any-return]
     words, dtype, shape = buffers.elements(array)
     frame: Bytes = _engine().encode(words, dtype, shape, config or DEFAULT_CONFIG, threads)
     return frame
@@ -162,7 +171,7 @@ def decode(
     Parameters
     ----------
     frame
-        The frame's bytes: any contiguous buffer.
+        The frame's bytes: any contiguous buffer, or a uint8 array on a GPU.
     out
         Where to put the elements: a writable array, tensor or buffer of exactly the decoded size.
         Its data type and shape need not be the frame's; the bytes are copied as they are.
@@ -186,6 +195,8 @@ def decode(
         `out` has another size.
 
     """
+    if buffers.is_on_gpu(frame) or buffers.is_on_gpu(out):
+        return _gpu().decode(frame, out, limit=limit, salvage=salvage)
     raw = buffers.encoded(frame)
     if _is_quantized(raw):
         return _quantized().decode_quantized(
@@ -202,6 +213,8 @@ def encode_batch(
     items = list(arrays)
     if len(items) == 1:
         return [encode(items[0], config, threads=threads)]
+    if any(map(buffers.is_on_gpu, items)):
+        return _gpu().encode_batch(items, config)  # type: ignore[no-any-return]
     results: list[Any] = [None] * len(items)
 
     def job(numbers: range) -> Any:
@@ -227,8 +240,11 @@ def decode_batch(
 
     An error carries a note that says which frame it is about, counted from 0.
     """
-    items = [buffers.encoded(frame) for frame in encoded]
-    targets = [None] * len(items) if out is None else list(out)
+    given = list(encoded)
+    targets = [None] * len(given) if out is None else list(out)
+    if any(map(buffers.is_on_gpu, (*given, *targets))):
+        return _gpu().decode_batch(given, out, limit=limit)  # type: ignore[no-any-return]
+    items = [buffers.encoded(frame) for frame in given]
     if len(targets) != len(items):
         message = f"out has {len(targets)} targets for {len(items)} frames"
         raise ValueError(message)
@@ -238,13 +254,13 @@ def decode_batch(
     results = dict(zip(plain, (result.array for result in decoded), strict=True))
     for i, (raw, target) in enumerate(pairs):
         if i not in results:
-            with _noting(i):
+            with noting(i):
                 results[i] = decode(raw, target, limit=limit, threads=threads)
     return [results[i] for i in range(len(items))]
 
 
 @contextmanager
-def _noting(number: int | None) -> Iterator[None]:
+def noting(number: int | None) -> Iterator[None]:
     """Have errors say which frame of a batch they are about."""
     try:
         yield
@@ -276,16 +292,28 @@ def decode_blocks(
         A block is damaged.
 
     """
-    expected = int(frame.offsets[last] - frame.offsets[first])
-    if payload.size != expected:
-        message = f"blocks {first} to {last} have {expected} payload bytes, got {payload.size}"
-        raise TruncatedError(message)
-    start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
-    assert out.size == stop - start, (out.size, stop - start)
-    status = np.zeros(last - first, np.uint8)
-    jobs = _engine().decode_jobs(frame, payload, first, last, out, status)
-    pool.run((work for _, work in jobs), threads)
-    _raise_if_damaged(frame, status, first)
+    decode_runs([(frame, payload, first, last, out)], threads=threads)
+
+
+def decode_runs(
+    runs: Sequence[tuple[Frame, Bytes, int, int, Bytes]], *, threads: int | None = None
+) -> None:
+    """`decode_blocks` for many runs (frame, payload, first, last, out), side by side."""
+    found, work = [], []
+    for frame, payload, first, last, out in runs:
+        expected = int(frame.offsets[last] - frame.offsets[first])
+        if payload.size != expected:
+            message = f"blocks {first} to {last} have {expected} payload bytes, got {payload.size}"
+            raise TruncatedError(message)
+        start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
+        assert out.size == stop - start, (out.size, stop - start)
+        status = np.zeros(last - first, np.uint8)
+        jobs = _engine().decode_jobs(frame, payload, first, last, out, status)
+        work += [job for _, job in jobs]
+        found.append((frame, status, first))
+    pool.run(work, threads)
+    for frame, status, first in found:
+        raise_if_damaged(frame, status, first)
 
 
 def inspect(frame: Any) -> FrameInfo | QuantizedInfo:
@@ -401,7 +429,7 @@ def _decode(
     """Decode frames into their targets, all blocks of all frames in one set of jobs."""
     work, sizes, rows = [], [], []
     for number, (raw, target) in zip(numbers, pairs, strict=True):
-        with _noting(number):
+        with noting(number):
             frame = frames.parse(raw, limit=limit if target is None else None)
         array = np.empty(frame.shape, frame.dtype.numpy) if target is None else target
         filled, finish = buffers.output(array, frame.decoded_bytes)
@@ -423,11 +451,11 @@ def _decode(
     pool.run((bundle(numbers) for numbers in _bundles(sizes)), threads)
     results = []
     for number, (frame, array, filled, finish, status) in zip(numbers, rows, strict=True):
-        bad = [] if not status.any() else _bad_blocks(frame, status)
+        bad = [] if not status.any() else bad_blocks(frame, status)
         if bad and not salvage:
             filled[:] = 0  # what a damaged payload decodes to is nobody's data
-            with _noting(number):
-                _raise_if_damaged(frame, status)
+            with noting(number):
+                raise_if_damaged(frame, status)
         for block in bad:
             filled[block.start : block.stop] = 0
         finish()
@@ -435,7 +463,8 @@ def _decode(
     return results
 
 
-def _bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
+def bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
+    """What is wrong with the blocks whose status, uint8[n_blocks], is not OK."""
     size = frame.block_bytes
     return [
         BadBlock(
@@ -448,7 +477,8 @@ def _bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
     ]
 
 
-def _raise_if_damaged(frame: Frame, status: Bytes, first: int = 0) -> None:
+def raise_if_damaged(frame: Frame, status: Bytes, first: int = 0) -> None:
+    """CorruptionError for the first block that is not OK; `status` is of block `first` and more."""
     if not status.any():
         return
     bad = np.flatnonzero(status)

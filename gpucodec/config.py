@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 MIN_BLOCK = 1 << spec.MIN_BLOCK_LOG
 MAX_BLOCK = 1 << spec.MAX_BLOCK_LOG
 
+PLAIN = "plain"
+PROFILES = (*spec.PROFILES, PLAIN)
+
 
 @dataclass(frozen=True, slots=True)
 class TensorConfig:
@@ -27,8 +30,9 @@ class TensorConfig:
     profile
         What to prefer where coders differ, "ratio", "fast" or "auto". "ratio" takes what is
         smallest. "fast" does without entropy coding: floats lose a tenth of the ratio, and are
-        decoded faster. "auto" gives up to 1/64 of a plane's size for the faster coder. Bytes that
-        one profile writes are read with any other.
+        decoded faster. "auto" gives up to 1/64 of a plane's size for the faster coder. "plain" is
+        "ratio" with planes and rANS alone: what a GPU can write. Bytes that one profile writes are
+        read with any other.
     lz
         Whether blocks and planes of integers, bool and bytes, and floats that are mostly one value,
         may be coded by LZ, where that is smaller. None tries it where a sample has repetitions,
@@ -48,8 +52,8 @@ class TensorConfig:
     lz: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.profile not in spec.PROFILES:
-            message = f"profile is {self.profile!r}, not one of {', '.join(spec.PROFILES)}"
+        if self.profile not in PROFILES:
+            message = f"profile is {self.profile!r}, not one of {', '.join(PROFILES)}"
             raise ValueError(message)
         size = self.block_size
         if size is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import cpu_lz, plan, predicted, threads as pool
-from .config import LZConfig, TensorConfig
+from .config import PLAIN, LZConfig, TensorConfig
 from .dtypes import BY_NAME
 from .errors import CorruptionError
 from .frame import (
@@ -212,6 +212,8 @@ def encode(
     if isinstance(config, LZConfig):
         by_lz = _Encoding(words, dtype, block_log, spec.PROFILE_RATIO, only_lz=config)
         return _frame(by_lz, shape, b"", threads)
+    if config.profile == PLAIN:
+        return _frame(_Encoding(words, dtype, block_log, spec.PROFILE_RATIO), shape, b"", threads)
     profile = spec.PROFILES.index(config.profile)
     flags = spec.SPARSE if plan.may_be_sparse(words, dtype) else 0
     plain = _Encoding(words, dtype, block_log, profile, flags)

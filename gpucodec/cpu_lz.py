@@ -110,6 +110,8 @@ def shrink_run(
     """
     row = dtype.spec
     by_planes = row.transform not in {spec.ROTATE, spec.ROTATE_BIAS}
+    if not by_planes and max(entries[:, -1].tolist()) >> spec.ENTRY_CODER_SHIFT == spec.RAW:
+        return size  # the usual case, without the work below: the last bits are noise
     sizes = entries & spec.ENTRY_ARGUMENT_MASK
     sizes[entries >> spec.ENTRY_CODER_SHIFT == spec.CONSTANT] = 0
     tried: Any = sizes.sum(axis=1) > spec.ALIGNMENT  # there is something to gain

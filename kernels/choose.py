@@ -29,8 +29,6 @@ that each symbol of a table occurs in the coded rows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from . import rans
@@ -60,32 +58,12 @@ from .spec import (
     ROW,
     SAMPLE_MIN_ROWS,
     SAMPLE_STRIDE,
+    log2_table,
 )
 from .uniform import is_constant
 from .vector import copy_bytes
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
-def _log2_table() -> NDArray[np.uint16]:
-    """`log2(1 + i / 256)` with LOG2_BITS bits of fraction, for i = 0 ... 256, by squaring."""
-    precision = 48
-    table = []
-    for i in range(1 << LOG2_STEPS_LOG):
-        x = ((1 << LOG2_STEPS_LOG) + i) << (precision - LOG2_STEPS_LOG)
-        bits = 0
-        for _ in range(LOG2_BITS):
-            x = x * x >> precision
-            bits <<= 1
-            if x >> (precision + 1):
-                x >>= 1
-                bits |= 1
-        table.append(bits)
-    return np.array([*table, 1 << LOG2_BITS], np.uint16)
-
-
-LOG2 = _log2_table()
+LOG2 = np.array(log2_table(), np.uint16)
 
 
 @kernel

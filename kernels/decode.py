@@ -16,12 +16,13 @@ from . import planes, rans
 from .arrays import stack_array
 from .checksum import xxh3
 from .decode_plane import decode_plane, padding_status
-from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
+from .entries import PLANE_ROOM, aligned, payload_bytes
 from .jit import SOURCES, entry_point, inlined, readonly_bytes
 from .spec import (
     BAD_HASH,
     ENTRY_ARGUMENT_MASK,
     ENTRY_CODER_SHIFT,
+    MAX_PLANES,
     MIN_BLOCK_LOG,
     OK,
     RANS8,

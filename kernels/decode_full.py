@@ -17,7 +17,7 @@ from . import palette, planes_predicted as planes, predictor, rans, sparse
 from .arrays import stack_array
 from .checksum import xxh3
 from .decode_plane import decode_plane, padding_status
-from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
+from .entries import PLANE_ROOM, aligned, payload_bytes
 from .jit import SOURCES, entry_point, inlined, readonly_bytes
 from .spec import (
     BAD_HASH,
@@ -27,6 +27,7 @@ from .spec import (
     ENTRY_ARGUMENT_MASK,
     ENTRY_CODER_SHIFT,
     MASK_BITS,
+    MAX_PLANES,
     MIN_BLOCK_LOG,
     NOT_PACKED,
     OK,

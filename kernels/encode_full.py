@@ -16,12 +16,13 @@ from numba import typeof, types
 from . import planes_predicted as planes, predictor, profiles, rans, sparse
 from .arrays import stack_array
 from .checksum import xxh3
-from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
+from .entries import PLANE_ROOM, aligned, payload_bytes
 from .jit import SOURCES, entry_point, inlined, readonly_bytes
 from .spec import (
     CONSTANT,
     ENTRY_CODER_SHIFT,
     MASK_BITS,
+    MAX_PLANES,
     MIN_BLOCK_LOG,
     NOT_PACKED,
     ROTATE,

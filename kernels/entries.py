@@ -11,7 +11,6 @@ from numba import types
 from .jit import SOURCES, entry_point, inlined, kernel
 from .spec import ALIGNMENT, CONSTANT, ENTRY_ARGUMENT_MASK, ENTRY_CODER_SHIFT, ROW
 
-MAX_PLANES = 9
 PLANE_ROOM = 2 * ROW  # behind a plane's last symbol: a full row, and what a vector store overlaps
 
 

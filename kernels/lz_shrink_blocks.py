@@ -13,13 +13,13 @@ from numba import typeof, types
 
 from . import lz, planes
 from .arrays import stack_array
-from .entries import MAX_PLANES, PLANE_ROOM, aligned, pad, payload_bytes
+from .entries import PLANE_ROOM, aligned, pad, payload_bytes
 from .jit import SOURCES, entry_point, inlined, readonly_bytes
 from .lz_choose import detect_word_bytes
 from .lz_encode import encode_block
 from .lz_ops import STEP, copy32
 from .lz_spec import MAX_WORD_BYTES, MAX_WORDS, PLANES_GAIN_LOG
-from .spec import ALIGNMENT, CONSTANT, ENTRY_CODER_SHIFT, LZ, LZ_WORDS
+from .spec import ALIGNMENT, CONSTANT, ENTRY_CODER_SHIFT, LZ, LZ_WORDS, MAX_PLANES
 from .vector import copy_bytes
 
 if TYPE_CHECKING:

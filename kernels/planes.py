@@ -18,9 +18,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from .arrays import stack_array
-from .entries import MAX_PLANES
 from .jit import inlined, kernel
-from .spec import BAD_PADDING, FLOAT64_BIAS, OK, PLAIN, ROTATE_BIAS, ROW, ZIGZAG
+from .spec import BAD_PADDING, FLOAT64_BIAS, MAX_PLANES, OK, PLAIN, ROTATE_BIAS, ROW, ZIGZAG
 from .vector import I64, constant, load, loop, splat, store, vector
 
 if TYPE_CHECKING:

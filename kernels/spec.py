@@ -26,6 +26,16 @@ SPARSE: Final = 2  # flag: two more entries a block, of its mask and its signs
 PREDICTED: Final = 4  # flag: a model of rows and columns behind the table
 ALIGNMENT: Final = 16  # of the first payload and of every one after it
 
+# --- files: sections of frames, see docs/format.md "Files" -----------------------------------
+
+FILE_MAGIC: Final = b"\x89gpcfile"  # starts a section; no text begins like this
+FOOTER_MAGIC: Final = b"gpcfile\x89"  # ends a section
+FILE_VERSION: Final = 1
+# index_bytes, n_frames, decoded_bytes, encoded_bytes, index hash, hash, version, reserved, magic
+FOOTER_FORMAT: Final = "<QQQQQQII8s"
+FOOTER_BYTES: Final = 64
+FOOTER_HASH_OFFSET: Final = 40
+
 # --- blocks -------------------------------------------------------------------------------
 
 ROW: Final = 64  # symbols of a row: 32 lanes, two neighbouring symbols each
@@ -33,6 +43,8 @@ LANES: Final = 32
 MIN_BLOCK_LOG: Final = 6
 MAX_BLOCK_LOG: Final = 16  # patch positions are 16 bits
 DEFAULT_BLOCK_LOG: Final = (16, 16, 16, 15)  # by log2 of the word size: 64 ... 256 KiB a block
+
+MAX_PLANES: Final = 9  # of a type
 
 # --- block table entry: coder << 24 | argument ----------------------------------------------
 
@@ -196,10 +208,51 @@ MODEL_MIN_COLUMNS: Final = 64  # trailing dimensions are joined up to here
 MODEL_MEASURED_BLOCKS: Final = 4  # coded with and without the model
 LOG2_STEPS_LOG: Final = 8  # log2 of the steps of its table, between which it is linear
 
+
+def log2_table() -> tuple[int, ...]:
+    """`log2(1 + i / 256)` with LOG2_BITS bits of fraction, for i = 0 ... 256, by squaring."""
+    precision = 48
+    table = []
+    for i in range(1 << LOG2_STEPS_LOG):
+        x = ((1 << LOG2_STEPS_LOG) + i) << (precision - LOG2_STEPS_LOG)
+        bits = 0
+        for _ in range(LOG2_BITS):
+            x = x * x >> precision
+            bits <<= 1
+            if x >> (precision + 1):
+                x >>= 1
+                bits |= 1
+        table.append(bits)
+    return (*table, 1 << LOG2_BITS)
+
+
 # --- checksum: XXH3-64, long inputs only --------------------------------------------------------
 
 HASH_MIN_BYTES: Final = 256  # shorter inputs are padded with zeros, and all to a multiple of 64
 HASH_STRIPE: Final = 64
+HASH_STRIPES: Final = 16  # after which the accumulators are scrambled
+HASH_LAST_STRIPE: Final = 121  # offset into the secret of the key of the last stripe
+HASH_MERGE: Final = 11  # the same of the keys that the accumulators are merged with
+HASH_SECRET: Final = bytes.fromhex(
+    "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"
+    "cb79e64eccc0e578825ad07dccff7221b8084674f743248ee03590e6813a264c"
+    "3c2852bb91c300cb88d0658b1b532ea371644897a20df94e3819ef46a9deacd8"
+    "a8fa763fe39c343ff9dcbbc7c70b4f1d8a51e04bcdb45931c89f7ec9d9787364"
+    "eac5ac8334d3ebc3c581a0fffa1363eb170ddd51b7f0da49d316552629d4689e"
+    "2b16be587d47a1fc8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e"
+)
+PRIME32_1: Final = 0x9E3779B1
+PRIME32_2: Final = 0x85EBCA77
+PRIME32_3: Final = 0xC2B2AE3D
+PRIME64_1: Final = 0x9E3779B185EBCA87
+PRIME64_2: Final = 0xC2B2AE3D27D4EB4F
+PRIME64_3: Final = 0x165667B19E3779F9
+PRIME64_4: Final = 0x85EBCA77C2B2AE63
+PRIME64_5: Final = 0x27D4EB2F165667C5
+AVALANCHE: Final = 0x165667919E3779F9
+HASH_START: Final = (
+    *(PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1),
+)
 
 # --- status of a decoded block; device code reports these instead of raising ---------------------
 
@@ -225,3 +278,31 @@ STATUS_TEXT: Final = (
     "hash of the decoded block differs from the stored one",
     "mask has bits beyond the block",
 )
+
+
+# --- the same for CUDA ------------------------------------------------------------------------------
+
+
+def _words(data: bytes) -> tuple[int, ...]:
+    return tuple(int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8))
+
+
+def prelude() -> str:
+    """The numbers above as C++ constants, and the tables that the CUDA kernels read."""
+    lines = [f"constexpr u32 MAGIC_WORD = {int.from_bytes(MAGIC, 'little')}u;"]
+    for name, value in globals().items():
+        if name.isupper() and isinstance(value, int):
+            kind, suffix = ("u32", "u") if value < 1 << 32 else ("u64", "ull")
+            lines.append(f"constexpr {kind} {name} = {value}{suffix};")
+    last = HASH_SECRET[HASH_LAST_STRIPE : HASH_LAST_STRIPE + HASH_STRIPE]
+    tables = {
+        "u64 HASH_KEYS": _words(HASH_SECRET),
+        "u64 HASH_LAST_KEYS": _words(last),
+        "u64 HASH_MERGE_KEYS": _words(HASH_SECRET[HASH_MERGE : HASH_MERGE + HASH_STRIPE]),
+        "u64 HASH_FIRST": HASH_START,
+        "u16 LOG2": log2_table(),
+    }
+    for name, values in tables.items():
+        numbers = ", ".join(f"{value}ull" for value in values)
+        lines.append(f"__device__ const {name}[{len(values)}] = {{{numbers}}};")
+    return "\n".join(lines) + "\n"

@@ -22,7 +22,10 @@ from cli_cases import (
     same,
 )
 
-from gpucodec.cli import layout, peers, safetensors
+from gpucodec.checkpoint import grid
+from gpucodec.checkpoint.grid import chunk_shape
+from gpucodec.checkpoint.names import array_paths
+from gpucodec.cli import peers, safetensors
 from gpucodec.cli.tensors import regions
 
 
@@ -197,7 +200,7 @@ def test_files_convert_into_each_other(tmp_path):
 
 
 def test_large_tensors_are_cut_into_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr(grid, "CHUNK_BYTES", 1 << 12)
     array = random_tensor("bfloat16", (3, 50, 40))
     source, back = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     safetensors.write(source, contents_of({"w": array}))
@@ -221,7 +224,7 @@ def test_large_tensors_are_cut_into_chunks(tmp_path, monkeypatch):
     ],
 )
 def test_chunk_shapes(shape, itemsize, chunks):
-    assert layout.chunk_shape(shape, itemsize) == chunks
+    assert chunk_shape(shape, itemsize) == chunks
 
 
 @pytest.mark.parametrize("most_bytes", [0, 1, 100, 1000, 1 << 20])
@@ -253,7 +256,7 @@ def test_names_become_paths_that_do_not_collide():
         "a:b",
         "\ud800",
     ]
-    paths = layout.array_paths(names)
+    paths = array_paths(names)
     assert len(set(paths.values())) == len(names)
     for path in paths.values():
         parts = path.split("/")

@@ -20,17 +20,36 @@ SOURCES = sorted([*(ROOT / "gpucodec").rglob("*.py"), *(ROOT / "kernels").rglob(
 EVERY = sorted(
     path
     for folder in ("gpucodec", "kernels", "tests", "bench")
-    for ending in ("py", "cu", "cuh")
+    for ending in ("py", "cu", "cuh", "h")
     for path in (ROOT / folder).rglob(f"*.{ending}")
 )
 DOCUMENTS = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "constraints.txt"),
-    *("docs/format.md", "docs/errata.md", "docs/cli.md", "docs/quantize.md", "docs/activations.md"),
+    *("docs/format.md", "docs/errata.md", "docs/cli.md", "docs/gpu.md", "docs/testing.md"),
+    *(
+        "docs/quantize.md",
+        "docs/filesystem.md",
+        "docs/lz.md",
+        "docs/zarr.md",
+        "docs/checkpoints.md",
+        "docs/activations.md",
+    ),
 )
-HEAVY = ("numba", "llvmlite", "torch", "cupy", "zarr", "numcodecs", "click", "rich", "ml_dtypes")
+HEAVY = (
+    "numba",
+    "llvmlite",
+    "torch",
+    "cupy",
+    "zarr",
+    "numcodecs",
+    "click",
+    "rich",
+    "ml_dtypes",
+    "fsspec",
+)
 ALLOWED_IN_KERNELS = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite", "cupy"}
 # Adapters may use the core; the core may not know them.
-ADAPTERS = {"activations", "numcodecs", "zarr", "cli", "demo", "__main__"}
+ADAPTERS = {"activations", "checkpoint", "numcodecs", "zarr", "cli", "demo", "fs", "__main__"}
 
 
 def relative(path):

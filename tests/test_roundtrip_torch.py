@@ -60,3 +60,13 @@ def test_conjugate_and_negative_views_are_resolved():
         gpucodec.decode(gpucodec.encode(tensor.conj())), tensor.conj().resolve_conj().numpy()
     )
     assert same(gpucodec.decode(gpucodec.encode(tensor.conj().imag)), -tensor.imag.numpy())
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_strides_of_one_element_or_none_mean_nothing(n):
+    """torch calls them contiguous whatever the strides are."""
+    tensor = torch.arange(8.0)[2::3][:n]
+    assert tensor.is_contiguous()
+    assert gpucodec.decode(gpucodec.encode(tensor)).tolist() == tensor.tolist()
+    out = torch.zeros(8)[2::3][:n]
+    assert gpucodec.decode(gpucodec.encode(tensor), out).tolist() == tensor.tolist()

@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import CorruptionError, GpucodecError
 from ..kernels import quantspec, spec
 from ..threads import set_threads
+from .checkpoints import checkpoint
 from .errors import INTERRUPTED, CommandError, DamagedError
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -224,7 +225,7 @@ def inspect(path: Path) -> None:
 @main.command()
 @click.argument("path", type=PATH)
 def verify(path: Path) -> None:
-    """Decode everything in a store or a frame, check every hash, keep nothing.
+    """Decode everything in a store, a frame or a compressed file, check every hash, keep nothing.
 
     The exit code is 1 if anything is damaged or missing.
     """
@@ -277,6 +278,24 @@ def demo(file: Path | None, steps: int, keep: Path | None) -> None:
     from .. import demo as demonstration
 
     demonstration.run(file, steps, keep)
+
+
+@main.command()
+@click.argument("url")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--read-only", is_flag=True, help="Refuse changes.")
+def mount(url: str, folder: Path, *, read_only: bool) -> None:
+    """Show the files of URL in FOLDER, decoded; compress what is written there.
+
+    URL is a path or any URL of fsspec, such as s3://bucket/models. Runs until FOLDER is unmounted
+    or Ctrl-C. Needs FUSE and pip install 'gpucodec[mount]'.
+    """
+    from . import mounting
+
+    mounting.run(url, folder, read_only=read_only)
+
+
+main.add_command(checkpoint)
 
 
 def _report(src: Path, before: int, dst: Path, after: int, decoded: int, started: float) -> None:

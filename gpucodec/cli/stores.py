@@ -13,6 +13,8 @@ import zarr
 from zarr.abc.store import RangeByteRequest
 from zarr.buffer import default_buffer_prototype
 
+from ..checkpoint.grid import chunk_shape
+from ..checkpoint.names import array_paths
 from ..views import carrier
 from ..zarr import QuantizeCodec, TensorCodec, enable
 from . import layout, lossy
@@ -159,7 +161,7 @@ def write(
     quantize: QuantizeConfig | None = None,
 ) -> None:
     """Write tensors as a new store in the project's layout, those quantized that can be."""
-    paths = layout.array_paths(tensor.name for tensor in contents.tensors)
+    paths = array_paths(tensor.name for tensor in contents.tensors)
     note = layout.remember(contents.kind, paths, contents.extra)
     with enable():
         root = zarr.create_group(path, zarr_format=3, attributes=note)
@@ -168,7 +170,7 @@ def write(
                 paths[source.name],
                 shape=source.shape,
                 dtype=source.dtype,
-                chunks=layout.chunk_shape(source.shape, source.dtype.itemsize),
+                chunks=chunk_shape(source.shape, source.dtype.itemsize),
                 config={"write_empty_chunks": True},
                 **_arguments_for(source, codec, profile, quantize),
             )

@@ -75,6 +75,11 @@ def write(path: Path, contents: Contents) -> None:
         torch.save(tensors, path)
 
 
+def load(path: Path) -> Any:
+    """What a file holds; unpickled with ``weights_only``. Raises as `read`."""
+    return _load(_torch(path), path)
+
+
 def _load(torch: Any, path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(4)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chunk grid of a sharded tensor: no chunk belongs to two shards.
+
+So ranks write without locks, in any order, and never read what another wrote. Along a sharded
+axis a chunk's length divides all boundaries of shards; torch's are multiples of the first
+shard's length, so that is it, or a divisor.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import gcd, prod
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ...errors import UnsupportedError
+from .. import grid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+LARGEST_CHUNK: Final = 16  # times `grid.CHUNK_BYTES`, if the only divisors are small
+MAX_CHUNKS: Final = 1 << 16  # of a tensor; more means boundaries with no common measure
+
+
+class Shard(NamedTuple):
+    """A part of a tensor that one rank writes."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def box(self) -> tuple[slice, ...]:
+        """Its place in the tensor."""
+        return tuple(slice(o, o + n) for o, n in zip(self.offsets, self.sizes, strict=True))
+
+
+def check_shards(name: str, shape: Sequence[int], shards: Sequence[Shard]) -> None:
+    """Make sure that shards cover the tensor, each element once.
+
+    Raises
+    ------
+    ValueError
+        They overlap, or leave holes, or reach beyond it.
+
+    """
+    for shard in shards:
+        if any(o + n > length for o, n, length in zip(*shard, shape, strict=True)):
+            raise ValueError(f"{name}: shard {shard} is not within shape {tuple(shape)}")
+    covered = sum(prod(shard.sizes) for shard in shards)
+    if covered != prod(shape):
+        raise ValueError(f"{name}: shards have {covered} elements, the tensor {prod(shape)}")
+    kept = [shard for shard in shards if prod(shard.sizes)]
+    edges = [sorted({shard.offsets[axis] for shard in kept}) for axis in range(len(shape))]
+    seen = set[tuple[int, ...]]()
+    for shard in kept:  # on the grid of all edges, each cell belongs to one shard
+        starts = [
+            [edge for edge in along if o <= edge < o + n]
+            for along, o, n in zip(edges, *shard, strict=True)
+        ]
+        for cell in product(*starts):
+            if cell in seen:
+                raise ValueError(f"{name}: two ranks would write the element at {cell}")
+            seen.add(cell)
+
+
+def chunk_shape(
+    name: str, shape: Sequence[int], itemsize: int, shards: Sequence[Shard]
+) -> tuple[int, ...]:
+    """Chunks of at most 16 MiB, if the boundaries of shards allow, each within one shard.
+
+    Raises
+    ------
+    UnsupportedError
+        Boundaries have so small a common divisor that there would be too many chunks.
+
+    """
+    measures = [_measure(axis, length, shards) for axis, length in enumerate(shape)]
+    chunks = [max(1, n) for n in measures]
+    most = grid.CHUNK_BYTES
+    for axis, length in enumerate(chunks):
+        rest = prod(chunks[axis + 1 :]) * itemsize
+        if length * rest <= most:
+            break
+        if rest >= most:
+            chunks[axis] = 1
+            continue
+        if measures[axis] == shape[axis]:  # not sharded: any length will do
+            n_parts = -(-length // (most // rest))
+            chunks[axis] = -(-length // n_parts)
+        else:
+            divisor = next(n for n in range(most // rest, 0, -1) if length % n == 0)
+            too_small = divisor * rest * LARGEST_CHUNK < most
+            if not (too_small and length * rest <= LARGEST_CHUNK * most):
+                chunks[axis] = divisor
+        break
+    n_chunks = prod(grid.counts(shape, chunks))
+    if n_chunks > MAX_CHUNKS:
+        raise UnsupportedError(
+            f"{name}: shards of shape {tuple(shape)} have no common measure but {measures}, which "
+            f"would make {n_chunks} chunks"
+        )
+    return tuple(chunks)
+
+
+def _measure(axis: int, length: int, shards: Sequence[Shard]) -> int:
+    """The greatest common divisor of the boundaries along an axis; the tensor's ends do not count."""
+    found = 0
+    for offsets, sizes in shards:
+        if prod(sizes):
+            for edge in (offsets[axis], offsets[axis] + sizes[axis]):
+                if edge != length:
+                    found = gcd(found, edge)
+    return found or length
+
+
+def chunks_of(
+    shape: Sequence[int], chunks: Sequence[int], shard: Shard
+) -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
+    """The chunks of a shard: number in C order, place in the tensor, place in the shard."""
+    if not prod(shard.sizes):
+        return
+    counts = grid.counts(shape, chunks)
+    ranges = [range(o // c, -(-(o + n) // c)) for o, n, c in zip(*shard, chunks, strict=True)]
+    for index in product(*ranges):
+        number = 0
+        for i, n in zip(index, counts, strict=True):
+            number = number * n + i
+        box = tuple(
+            slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, chunks, shape, strict=True)
+        )
+        own = tuple(
+            slice(part.start - o, part.stop - o) for part, o in zip(box, shard.offsets, strict=True)
+        )
+        assert all(
+            0 <= part.start and part.stop <= n for part, n in zip(own, shard.sizes, strict=True)
+        ), (box, shard)
+        yield number, box, own

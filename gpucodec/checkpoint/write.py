@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing tensors as content-named zarr arrays.
+
+An array's folder is named by a hash of its elements, data type, shape, chunks and codec. So equal
+tensors are stored once, what a committed checkpoint has already is not written again, and nothing
+that is referred to is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ..config import DEFAULT_CONFIG, TensorConfig
+from ..errors import GpucodecError
+from . import codecs, grid
+from .hashing import hash_bytes
+from .manifest import METADATA, OPERATIONS, Array, Delta, Object, stored_type
+from .read import difference, read_whole_chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from .grid import Box
+    from .leaves import Leaf
+    from .parallel import Workers
+    from .storage import Storage
+
+    Host = np.ndarray[Any, np.dtype[Any]]
+
+FOLDER: Final = "arrays"
+WINDOW_BYTES: Final = 256 << 20  # of copies between hashing and encoding
+NAME_BYTES: Final = 16  # of a folder's name
+MAX_DELTA_ITEM: Final = 8  # bytes of elements that can be subtracted as integers
+
+
+@dataclass
+class Plan:
+    """A tensor on its way to an array."""
+
+    leaf: Leaf
+    config: Any
+    chunks: tuple[int, ...] = ()
+    boxes: list[Box] = field(default_factory=list)
+    copies: list[Host | None] = field(default_factory=list)
+    """What need not be copied again for encoding."""
+    hashes: list[int] = field(default_factory=list)
+    base: Array | None = None
+    """What it shall be a difference to."""
+    op: str | None = None
+
+    def __post_init__(self) -> None:
+        self.chunks = grid.chunk_shape(self.leaf.shape, self.leaf.dtype.itemsize)
+        self.boxes = list(grid.boxes(self.leaf.shape, self.chunks))
+        self.copies = [None] * len(self.boxes)
+        self.hashes = [0] * len(self.boxes)
+
+    def hash_chunk(self, i: int) -> None:
+        """Hash a chunk's elements."""
+        part = self.leaf.chunk(self.boxes[i])
+        self.hashes[i] = hash_bytes(part.reshape(-1).view(np.uint8))
+        if self.leaf.is_view or self.leaf.nbytes <= WINDOW_BYTES:
+            self.copies[i] = part
+
+    def content(self) -> str:
+        """The array's folder, if it is stored in full: a hash of all that decides its bytes."""
+        says = [self.leaf.dtype.name, self.leaf.shape, self.chunks, codecs.to_json(self.config)]
+        content = sha256(json.dumps(says).encode())
+        content.update(np.array(self.hashes, "<u8").tobytes())
+        return f"{FOLDER}/{content.hexdigest()[: 2 * NAME_BYTES]}"
+
+    def path(self) -> str:
+        """The array's folder."""
+        full = self.content()
+        if self.base is None or self.op is None:
+            return full
+        says = json.dumps([full, self.base.path, self.op])
+        return f"{FOLDER}/{sha256(says.encode()).hexdigest()[: 2 * NAME_BYTES]}"
+
+    def choose(self, storage: Storage) -> None:
+        """Decide by one chunk whether a difference to the base is smaller, and which."""
+        if self.base is None:
+            return
+        i = len(self.boxes) // 2
+        whole = self._whole(i)
+        try:
+            base = read_whole_chunk(storage, self.base, i)
+        except GpucodecError:  # a damaged base is none
+            self.base = None
+            return
+        sizes: dict[str | None, int] = {None: codecs.encode(whole, self.config).size}
+        for op in OPERATIONS:
+            sizes[op] = codecs.encode(difference(op, whole, base), DEFAULT_CONFIG).size
+        self.op = min(sizes, key=lambda op: sizes[op])
+
+    def encode(self, i: int, storage: Storage) -> Any:
+        """A chunk as it is stored."""
+        whole = self._whole(i)
+        self.copies[i] = None
+        if self.base is None or self.op is None:
+            return codecs.encode(whole, self.config)
+        base = read_whole_chunk(storage, self.base, i)
+        return codecs.encode(difference(self.op, whole, base), DEFAULT_CONFIG)
+
+    def _whole(self, i: int) -> Host:
+        """A chunk in full size: at the edge of the tensor, padded with zeros."""
+        part = self.copies[i]
+        if part is None:
+            part = self.leaf.chunk(self.boxes[i])
+        if part.shape == self.chunks:
+            return part
+        padded = np.zeros(self.chunks, part.dtype)
+        padded[tuple(slice(0, n) for n in part.shape)] = part
+        return padded
+
+
+@dataclass
+class Writer:
+    """Writes tensors to a storage, or finds that they are there."""
+
+    storage: Storage
+    workers: Workers
+    known: Mapping[str, Array]
+    """Arrays of committed checkpoints, by their paths."""
+    done: Callable[[int], None] = lambda _: None
+    """Told the bytes of tensors as they are finished."""
+    bases: Mapping[str, Array] = field(default_factory=dict)
+    """By names of tensors: arrays to which differences may be stored."""
+    arrays: dict[str, Array] = field(default_factory=dict)
+    _paths: dict[str, str] = field(default_factory=dict)
+    """Of what was written or found, by content."""
+    written_bytes: int = 0
+
+    def write(self, leaves: Iterable[tuple[Leaf, Any]]) -> Iterator[str]:
+        """Write tensors, each with how to encode it; yields the paths of their arrays."""
+        by_content = {array.content: array for array in self.known.values()}
+        for window in _windows(leaves):
+            plans = [Plan(leaf, config) for leaf, config in window]
+            jobs = [(plan, i) for plan in plans for i in range(len(plan.boxes))]
+            self.workers.map(lambda job: job[0].hash_chunk(job[1]), jobs)
+            contents = [plan.content() for plan in plans]
+            fresh: dict[str, Plan] = {}
+            for content, plan in zip(contents, plans, strict=True):
+                if content not in self._paths and content not in fresh:
+                    known = by_content.get(content)
+                    if known is None or not self._is_there(known):
+                        fresh[content] = plan
+                        continue
+                    self._add(known)
+                plan.copies = []
+                self.done(plan.leaf.nbytes)
+            for plan in fresh.values():
+                plan.base = self._base(plan)
+            self.workers.map(lambda plan: plan.choose(self.storage), fresh.values())
+            self._write({plan.path(): plan for plan in fresh.values()})
+            yield from (self._paths[content] for content in contents)
+
+    def _add(self, array: Array) -> None:
+        """Make an array, and what it is a difference to, part of the checkpoint."""
+        self._paths[array.content] = array.path
+        chain: Array | None = array
+        while chain is not None:
+            self.arrays[chain.path] = chain
+            chain = None if chain.delta is None else chain.delta.base
+
+    def _base(self, plan: Plan) -> Array | None:
+        """What a tensor may be a difference to: one like it that is there."""
+        base = self.bases.get(plan.leaf.name)
+        if base is None or not isinstance(plan.config, TensorConfig):
+            return None
+        like = (plan.leaf.dtype.name, plan.leaf.shape, plan.chunks)
+        fits = (base.dtype, base.shape, base.chunks) == like and plan.boxes
+        is_word = plan.leaf.dtype.itemsize <= MAX_DELTA_ITEM
+        is_exact = base.codec["name"] == codecs.LOSSLESS
+        return base if fits and is_word and is_exact and self._is_there(base) else None
+
+    def _is_there(self, array: Array) -> bool:
+        """Whether all objects of an array are there, in their sizes."""
+
+        def same(item: tuple[str, Object]) -> bool:
+            key, expected = item
+            try:
+                return self.storage.size(key) == expected.size
+            except FileNotFoundError:
+                return False
+
+        chain = [array]
+        while (delta := chain[-1].delta) is not None:
+            chain.append(delta.base)
+        return all(self.workers.map(same, [item for one in chain for item in one.items()]))
+
+    def _write(self, plans: Mapping[str, Plan]) -> None:
+        keys = {
+            path: list(grid.chunk_keys(plan.leaf.shape, plan.chunks))
+            for path, plan in plans.items()
+        }
+
+        def chunk(job: tuple[str, Plan, int]) -> Object:
+            path, plan, i = job
+            raw = plan.encode(i, self.storage)
+            key = f"{path}/{keys[path][i]}"
+            self.storage.put(key, raw)
+            self.done(prod(grid.sizes(plan.boxes[i])) * plan.leaf.dtype.itemsize)
+            return Object(raw.size, codecs.digest_of(raw, key))
+
+        jobs = [(path, plan, i) for path, plan in plans.items() for i in range(len(plan.boxes))]
+        objects = iter(self.workers.map(chunk, jobs))
+
+        def describe(item: tuple[str, Plan]) -> Array:
+            path, plan = item
+            leaf, dtype, config, delta = plan.leaf, plan.leaf.dtype.name, plan.config, None
+            if plan.base is not None and plan.op is not None:
+                dtype, config = stored_type(plan.op, leaf.dtype.itemsize), DEFAULT_CONFIG
+                delta = Delta(plan.base, plan.op, plan.content())
+            array = write_metadata(self.storage, path, dtype, leaf.shape, plan.chunks, config)
+            return replace(array, dtype=leaf.dtype.name, delta=delta)
+
+        for array in self.workers.map(describe, plans.items()):
+            found = tuple(next(objects) for _ in plans[array.path].boxes)
+            self._add(replace(array, objects=found))
+            self.written_bytes += self.arrays[array.path].encoded_bytes
+
+
+def write_metadata(
+    storage: Storage,
+    path: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    config: Any,
+) -> Array:
+    """Write an array's ``zarr.json``; the array has no chunks yet."""
+    codec = codecs.to_json(config)
+    text = codecs.metadata(dtype, shape, chunks, codec)
+    storage.put(f"{path}/{METADATA}", text)
+    return Array(path, dtype, shape, chunks, codec, Object(len(text), hash_bytes(text)), ())
+
+
+def _windows(leaves: Iterable[tuple[Leaf, Any]]) -> Iterator[list[tuple[Leaf, Any]]]:
+    """Tensors that are hashed, then encoded together."""
+    window: list[tuple[Leaf, Any]] = []
+    total = 0
+    for leaf, config in leaves:
+        if window and total + leaf.nbytes > WINDOW_BYTES:
+            yield window
+            window, total = [], 0
+        window.append((leaf, config))
+        total += leaf.nbytes
+    if window:
+        yield window

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sharded state dicts come back exactly on any number of ranks and any mesh."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+import time
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from checkpoint_cases import same, training_state
+from hypothesis import given, settings, strategies as st
+
+from gpucodec import checkpoint
+from gpucodec.checkpoint.dcp import ZarrReader, ZarrWriter
+from gpucodec.checkpoint.dcp.layout import Shard, check_shards, chunk_shape, chunks_of
+from gpucodec.errors import UnsupportedError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning"),
+]
+TESTS = Path(__file__).parent
+TIMEOUT = 280  # seconds
+
+
+def run(folder, world, *cases):
+    """Run cases on `world` ranks, processes of their own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GPUCODEC_THREADS": "1"}
+    command = [sys.executable, str(TESTS / "dcp_worker.py")]
+    logs = [(folder / f"rank-{rank}").open("w+") for rank in range(world)]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(world), str(folder), *cases],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        for rank, log in enumerate(logs)
+    ]
+    deadline = time.monotonic() + TIMEOUT
+    while None in (codes := [rank.poll() for rank in ranks]):
+        if any(codes) or time.monotonic() > deadline:  # the others would wait for it for ever
+            break
+        time.sleep(0.1)
+    for rank in ranks:
+        rank.kill()
+        rank.wait()
+    outputs = []
+    for log in logs:
+        log.seek(0)
+        outputs.append(log.read())
+        log.close()
+    assert codes == [0] * world, "\n".join(outputs)
+    assert [line for line in outputs[0].splitlines() if line.startswith("held: ")] == [
+        f"held: {case}" for case in cases
+    ]
+
+
+def test_shards_come_back_on_other_ranks_and_meshes(tmp_path):
+    run(
+        tmp_path,
+        4,
+        "3:0->2:0",
+        "2:0->4:0",
+        "4:0->3:1",
+        "2x2:01->3:0",
+        "2x2:r0->1:r",
+        "3:r->2x2:10",
+        "2x2:00->4:1",
+    )
+
+
+def test_fsdp_and_asynchronous_saves(tmp_path):
+    run(tmp_path, 2, "fsdp", "thread", "process")
+
+
+@pytest.mark.long
+def test_any_number_of_ranks_to_any_other(tmp_path):
+    pairs = [
+        f"{a}:0->{b}:{axis}" for a, b in itertools.product(range(1, 9), repeat=2) for axis in "01"
+    ]
+    run(tmp_path, 8, *pairs)
+
+
+def save(state, url, **options):
+    dcp.save(state, storage_writer=ZarrWriter(url, **options), no_dist=True)
+
+
+def load(state, url):
+    dcp.load(state, storage_reader=ZarrReader(url), no_dist=True)
+
+
+def test_checkpoints_of_dcp_and_of_save_are_the_same_thing(tmp_path):
+    state = {"model": training_state()["model"], "step": 3, "names": ["a", ("b", 2.5)]}
+    save(state, tmp_path / "dcp")
+    assert same(checkpoint.load(None, tmp_path / "dcp")["names"], state["names"])
+    checkpoint.save(state, tmp_path / "plain")
+    for place in ("dcp", "plain"):
+        other = {"model": training_state(1, seed=4)["model"], "step": 0, "names": None}
+        load(other, tmp_path / place)
+        assert all(torch.equal(other["model"][name], one) for name, one in state["model"].items())
+        assert (other["step"], other["names"]) == (3, state["names"])
+
+
+def test_overwriting_leaves_nothing_stale(tmp_path):
+    save({"w": torch.ones(64, 64), "old": torch.ones(3)}, tmp_path)
+    save({"w": torch.zeros(8, 8)}, tmp_path)
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == checkpoint.open(tmp_path).manifest.keys() | {"manifest.json"}
+    with pytest.raises(BaseException, match="Missing key"):
+        load({"old": torch.ones(3)}, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "stale", "foreign", "cut"])
+def test_a_chunk_that_is_not_the_one_is_an_error(damage, tmp_path):
+    """Never zeros, never another step's values."""
+    save({"w": torch.ones(64, 64), "v": torch.rand(64, 64)}, tmp_path)
+    opened = checkpoint.open(tmp_path)
+    path, other = (tmp_path / opened.manifest.tensors[n].array / "c.0.0" for n in "wv")
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "foreign":
+        path.write_bytes(other.read_bytes())
+    else:
+        checkpoint.save({"w": torch.full((64, 64), 2.0)}, tmp_path / "other")
+        [stale] = (tmp_path / "other" / "arrays").rglob("c.0.0")
+        path.write_bytes(stale.read_bytes())
+    for rows in (64, 10):  # all of it; torch asks for a part when the tensor is a shard
+        target = torch.zeros(64, 64)
+        with pytest.raises(BaseException, match=r"missing|not what was written|bytes"):
+            load({"w": target}, tmp_path)
+        with pytest.raises(ValueError, match=r"missing|not what was written|bytes"):
+            opened["w"][:rows]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    from gpucodec.checkpoint.storage import local
+
+    state = {"w": torch.ones(64, 64), "b": torch.ones(3)}
+    save(state, tmp_path)
+    put = local.Local.put
+    for stop in range(4):
+        calls = []
+
+        def fail(self, key, data, calls=calls, stop=stop):
+            calls.append(key)
+            if len(calls) > stop:
+                raise OSError(28, "No space left on device")
+            put(self, key, data)
+
+        monkeypatch.setattr(local.Local, "put", fail)
+        with pytest.raises(BaseException, match="No space left"):
+            save({"w": torch.zeros(64, 64), "b": torch.zeros(3)}, tmp_path)
+        monkeypatch.setattr(local.Local, "put", put)
+        assert same(checkpoint.load(None, tmp_path), state)
+
+
+def test_what_is_no_plain_value_is_refused(tmp_path):
+    with pytest.raises(BaseException, match="what is no plain value"):
+        save({"what": Path("x")}, tmp_path)
+    with pytest.raises(BaseException, match="pair has tensors"):
+        save({"pair": {1: (torch.ones(1),)}["pair" and 1]}, tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_writers_and_readers_can_be_pickled(tmp_path):
+    writer, reader = ZarrWriter(tmp_path, policy="lossless"), ZarrReader(tmp_path)
+    dcp.save({"w": torch.ones(3)}, storage_writer=pickle.loads(pickle.dumps(writer)), no_dist=True)
+    assert pickle.loads(pickle.dumps(reader)).checkpoint["w"].shape == (3,)
+    assert ZarrWriter.validate_checkpoint_id("s3://bucket/x")
+    dcp.save(
+        {"w": torch.zeros(3)}, checkpoint_id=tmp_path / "id", storage_writer=writer, no_dist=True
+    )
+    assert checkpoint.load(None, tmp_path / "id")["w"].sum() == 0
+
+
+@settings(max_examples=200)
+@given(
+    shape=st.lists(st.integers(0, 40), min_size=1, max_size=3),
+    ranks=st.lists(st.integers(1, 7), min_size=3, max_size=3),
+    itemsize=st.sampled_from([1, 4, 8]),
+    chunk=st.integers(1, 3000),
+)
+def test_no_chunk_belongs_to_two_shards(shape, ranks, itemsize, chunk):
+    from unittest import mock
+
+    from gpucodec.checkpoint import grid
+
+    cuts = []
+    for length, n in zip(shape, ranks, strict=False):
+        step = max(1, -(-length // n))  # as torch cuts
+        cuts.append(
+            [(min(i * step, length), max(0, min(step, length - i * step))) for i in range(n)]
+        )
+    shards = [Shard(*zip(*parts, strict=True)) for parts in itertools.product(*cuts)]
+    check_shards("w", shape, shards)
+    with mock.patch.object(grid, "CHUNK_BYTES", chunk):
+        chunks = chunk_shape("w", shape, itemsize, shards)
+    found = [number for shard in shards for number, _, _ in chunks_of(shape, chunks, shard)]
+    assert sorted(found) == list(range(prod(grid.counts(shape, chunks))))
+
+
+def test_shards_that_do_not_fit_are_refused():
+    for shards, reason in (
+        ([((0,), (6,)), ((5,), (5,))], "11 elements"),
+        ([((0,), (5,)), ((4,), (5,))], "two ranks|elements"),
+        ([((0,), (5,)), ((0,), (5,))], "two ranks"),
+        ([((0,), (5,))], "5 elements"),
+        ([((0,), (5,)), ((6,), (5,))], "not within"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            check_shards("w", (10,), [Shard(*one) for one in shards])
+    ragged = [Shard((0,), (99_991,)), Shard((99_991,), (1000,)), Shard((100_991,), (99_009,))]
+    with pytest.raises(UnsupportedError, match="no common measure"):
+        chunk_shape("w", (200_000,), 4, ragged)
