@@ -10,6 +10,8 @@ True
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .codec import (
     BadBlock,
     FrameInfo,
@@ -32,19 +34,21 @@ from .errors import (
     TruncatedError,
     UnsupportedError,
 )
-from .quant import (
-    ErrorBound,
-    QuantizeConfig,
-    Quantized,
-    QuantizedInfo,
-    StateFormatError,
-    check_state_format,
-    decode_quantized,
-    dequantize,
-    encode_quantized,
-    quantize,
-)
 from .threads import set_threads
+
+if TYPE_CHECKING:
+    from .quant import (
+        ErrorBound,
+        QuantizeConfig,
+        Quantized,
+        QuantizedInfo,
+        StateFormatError,
+        check_state_format,
+        decode_quantized,
+        dequantize,
+        encode_quantized,
+        quantize,
+    )
 
 __version__ = "0.1.0"
 
@@ -80,3 +84,13 @@ __all__ = [
     "set_threads",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Blockwise quantization is imported when it is first asked for."""
+    if name in __all__:
+        from . import quant
+
+        return getattr(quant, name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
