@@ -71,8 +71,12 @@ def imports() -> dict[str, Any]:
     command = [sys.executable, "-c", IMPORT_PROBE.format(heavy=HEAVY)]
     # or the threads of its linear algebra spin through the import of gpucodec, and count
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    options: Any = {"check": True, "capture_output": True, "text": True, "env": environment}
-    runs = [subprocess.run(command, **options).stdout.splitlines() for _ in range(IMPORTS)]
+
+    def run() -> list[str]:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        return done.stdout.splitlines()
+
+    runs = [run() for _ in range(IMPORTS)]
     seconds = zip(*([float(word) for word in times.split()] for times, _ in runs), strict=True)
     names = ("wall", "cpu", "cpu_without_numpy")
     figures = dict(zip(names, map(statistics.median, seconds), strict=True))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import traceback
 
 import numpy as np
 import pytest
@@ -108,6 +109,28 @@ def test_nothing_appears_before_the_end(place):
         fail()
     assert fs.cat_file(path, end=9) == DATA[:9]
     assert [name.rsplit("/", 1)[-1] for name in below.ls(folder, detail=False)] == ["late"]
+
+
+def test_a_file_that_nobody_closes_does_not_appear(local):
+    fs, folder = local
+    path = str(folder / "model")
+    fs.pipe_file(path, b"old")
+
+    def fail():
+        file = fs.open(path, "wb")
+        file.write(b"half")
+        raise RuntimeError
+
+    def attempt():
+        try:
+            fail()
+        except RuntimeError as error:
+            traceback.clear_frames(error.__traceback__)
+
+    with pytest.warns(ResourceWarning, match="not closed"):
+        attempt()
+    assert fs.cat_file(path) == b"old"
+    assert [path.name for path in folder.iterdir()] == ["model"]
 
 
 def test_transactions(place):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -101,8 +102,10 @@ class BlockAhead(BaseCache):  # type: ignore[misc] # fsspec is not typed
 class EncodingFile(io.RawIOBase):
     """A file opened for writing; it appears when it is closed, or when a transaction ends.
 
-    Left by an exception in a ``with`` block it does not appear at all.
+    Left by an exception in a ``with`` block, or never closed, it does not appear at all.
     """
+
+    _sink: Sink | None = None
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class EncodingFile(io.RawIOBase):
         threads: int | None = None,
     ) -> None:
         self.fs, self.path, self.mode, self.autocommit = fs, path, mode, autocommit
-        self._sink: Sink | None = sink
+        self._sink = sink
         self._encoder = Encoder(threads)
         self._start = start
         self._thread: ThreadPoolExecutor | None = None
@@ -201,3 +204,10 @@ class EncodingFile(io.RawIOBase):
         if kind is not None:
             self.discard()
         self.close()
+
+    def __del__(self) -> None:
+        """Nobody closed it, so nobody said that it is complete: leave the old file alone."""
+        if not self.closed and self._sink is not None:
+            message = f"{self.path} was not closed and is not written"
+            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+            self.discard()

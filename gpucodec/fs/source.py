@@ -48,7 +48,7 @@ class Source:
             info, self.index = sync(fs.loop, fs._indexes.load, path)
         else:
             info = fs.fs.info(path)
-            if info["type"] == "file" and fs._local and hasattr(os, "pread"):
+            if info["type"] == "file" and fs._local and hasattr(os, "preadv"):
                 self._descriptor = os.open(path, os.O_RDONLY)
                 info["size"] = os.fstat(self._descriptor).st_size
             try:
