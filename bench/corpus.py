@@ -125,14 +125,20 @@ def round_to(array: Array, dtype: str) -> Array:
     return array.astype(getattr(ml_dtypes, dtype, None) or np.dtype(dtype), copy=False)
 
 
-def pruned(dtype: str) -> Callable[[Corpus], Arrays]:
-    """Weights with the smallest ``PRUNED`` of each tensor set to zero."""
+def pruned(dtype: str, *, by_product: bool = False) -> Callable[[Corpus], Arrays]:
+    """Weights with the smallest ``PRUNED`` of each tensor set to zero.
+
+    ``by_product`` multiplies with a mask, as torch.nn.utils.prune does: where weights were negative
+    that leaves -0.0, and the sign of a zero costs up to a bit.
+    """
 
     def make(corpus: Corpus) -> Arrays:
         kept = {}
         for key, array in corpus.snapshot("weights").items():
             magnitude = np.abs(array)
-            kept[key] = round_to(array * (magnitude > np.quantile(magnitude, PRUNED)), dtype)
+            mask = magnitude > np.quantile(magnitude, PRUNED)
+            left = array * mask if by_product else np.where(mask, array, np.float32(0))
+            kept[key] = round_to(left, dtype)
         return kept
 
     return make
@@ -194,9 +200,12 @@ KINDS: Final[dict[str, Callable[[Corpus], Arrays]]] = {
     "weights float8_e4m3fn": cast("weights", "float8_e4m3fn"),
     "weights int8": quantized,
     "pruned weights bfloat16": pruned("bfloat16"),
+    "pruned by product bfloat16": pruned("bfloat16", by_product=True),
     "pruned weights float32": pruned("float32"),
+    "pruned by product float32": pruned("float32", by_product=True),
     "exp_avg float32": cast("exp_avg", "float32"),
     "exp_avg_sq float32": cast("exp_avg_sq", "float32"),
+    "exp_avg_sq bfloat16": cast("exp_avg_sq", "bfloat16"),
     "gradients float32": cast("gradients", "float32"),
     "autocast gradients float32": cast("gradients_autocast", "float32"),
     "gradients bfloat16": cast("gradients", "bfloat16"),

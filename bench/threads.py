@@ -22,10 +22,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--elements", type=int)
+    parser.add_argument("--megabytes", type=int, default=64, help="repeat the tensors up to this")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     measure.keep_freed_memory()
     array = open_corpus(options.size).flat(options.kind)[: options.elements]
+    array = np.tile(array, -(-options.megabytes * 1_000_000 // array.nbytes))
     frame = gpucodec.encode(array)
     out = np.empty_like(array)
     out.view(np.uint8).fill(0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from .codec import (
     BadBlock,
     FrameInfo,
+    ModelInfo,
     PlaneInfo,
     Salvaged,
     decode,
@@ -23,13 +24,25 @@ from .codec import (
     max_encoded_size,
     verify,
 )
-from .config import TensorConfig
+from .config import LZConfig, TensorConfig
 from .errors import (
     CorruptionError,
     GpucodecError,
     LimitError,
     TruncatedError,
     UnsupportedError,
+)
+from .quant import (
+    ErrorBound,
+    QuantizeConfig,
+    Quantized,
+    QuantizedInfo,
+    StateFormatError,
+    check_state_format,
+    decode_quantized,
+    dequantize,
+    encode_quantized,
+    quantize,
 )
 from .threads import set_threads
 
@@ -38,20 +51,32 @@ __version__ = "0.1.0"
 __all__ = [
     "BadBlock",
     "CorruptionError",
+    "ErrorBound",
     "FrameInfo",
     "GpucodecError",
+    "LZConfig",
     "LimitError",
+    "ModelInfo",
     "PlaneInfo",
+    "QuantizeConfig",
+    "Quantized",
+    "QuantizedInfo",
     "Salvaged",
+    "StateFormatError",
     "TensorConfig",
     "TruncatedError",
     "UnsupportedError",
+    "check_state_format",
     "decode",
     "decode_batch",
+    "decode_quantized",
+    "dequantize",
     "encode",
     "encode_batch",
+    "encode_quantized",
     "inspect",
     "max_encoded_size",
+    "quantize",
     "set_threads",
     "verify",
 ]

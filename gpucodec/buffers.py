@@ -26,6 +26,21 @@ def _is_torch(candidate: object) -> bool:
     return torch is not None and isinstance(candidate, torch.Tensor)
 
 
+_GPU_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged of DLPack
+
+
+def is_on_gpu(source: Any) -> bool:
+    """Whether the elements of an array are in the memory of a CUDA device."""
+    if isinstance(source, np.ndarray):
+        return False
+    if _is_torch(source):
+        return bool(source.device.type == "cuda")
+    if hasattr(source, "__cuda_array_interface__"):
+        return True
+    device = getattr(source, "__dlpack_device__", None)
+    return device is not None and device()[0] in _GPU_DEVICES
+
+
 def _require_host(tensor: Any) -> None:
     if tensor.device.type != "cpu":
         message = f"tensor is on {tensor.device}; move it to the CPU first"
@@ -52,7 +67,7 @@ def memory(tensor: Any) -> Bytes:
 def _as_array(source: Any) -> np.ndarray[Any, Any]:
     if isinstance(source, np.ndarray):
         return source
-    if hasattr(source, "__cuda_array_interface__"):
+    if is_on_gpu(source):
         message = f"{type(source).__name__} is on a GPU; copy it to the host first"
         raise UnsupportedError(message)
     try:

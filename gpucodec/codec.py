@@ -3,23 +3,25 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import buffers, frame as frames, threads as pool
-from .config import DEFAULT_CONFIG, TensorConfig
+from . import buffers, frame as frames, predicted, threads as pool
+from .config import DEFAULT_CONFIG, Config
 from .dtypes import from_numpy
-from .errors import CorruptionError, TruncatedError
-from .kernels import spec
+from .errors import CorruptionError, GpucodecError, TruncatedError
+from .kernels import quantspec, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .buffers import Bytes
     from .frame import Frame
+    from .quant import QuantizeConfig, QuantizedInfo
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,11 +38,29 @@ def _engine() -> Any:
     return cpu
 
 
+def _gpu() -> Any:
+    """The same for arrays on a GPU."""
+    from . import cuda
+
+    return cuda
+
+
+def _quantized() -> Any:
+    """The codec of quantized tensors, which is built on this one."""
+    from .quant import codec
+
+    return codec
+
+
+def _is_quantized(raw: Bytes) -> bool:
+    return raw[: len(quantspec.MAGIC)].tobytes() == quantspec.MAGIC
+
+
 class BadBlock(NamedTuple):
     """A block that could not be decoded."""
 
     block: int
-    """Its number in the frame."""
+    """Its number in the frame; of a quantized tensor, in the part that `reason` names."""
     start: int
     """Offset of its first decoded byte."""
     stop: int
@@ -66,6 +86,21 @@ class PlaneInfo:
     """Payload bytes over all blocks."""
     coders: dict[str, int]
     """Blocks by coder."""
+    role: str = "words"
+    """What it is a plane of: "words", or "mask" or "signs" of the zeros of a sparse frame."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The rows and columns whose scale a predicted frame takes off its words."""
+
+    n_rows: int
+    n_columns: int
+    tile_rows: int
+    """Rows that share the offsets of the columns."""
+    rank: int
+    """Patterns that rows share to a different degree."""
+    encoded_bytes: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +115,10 @@ class FrameInfo:
     decoded_bytes: int
     encoded_bytes: int
     planes: tuple[PlaneInfo, ...]
+    packed_blocks: int = 0
+    """Blocks of a sparse frame of which the zeros are left out."""
+    model: ModelInfo | None = None
+    """Of a predicted frame."""
 
     @property
     def ratio(self) -> float:
@@ -87,16 +126,16 @@ class FrameInfo:
         return self.decoded_bytes / self.encoded_bytes
 
 
-def encode(array: Any, config: TensorConfig | None = None, *, threads: int | None = None) -> Bytes:
+def encode(array: Any, config: Config | None = None, *, threads: int | None = None) -> Bytes:
     """Encode an array as one frame, losslessly.
 
     Parameters
     ----------
     array
-        NumPy array of any shape, strides and byte order (ml_dtypes too), torch tensor on the CPU,
-        DLPack or `__array__` provider, or any buffer.
+        NumPy array of any shape, strides and byte order (ml_dtypes too), torch tensor, CuPy array,
+        DLPack or `__array__` provider, or any buffer. The frame of an array on a GPU is there too.
     config
-        How to encode it; the bytes depend on nothing else.
+        How to encode it, a `TensorConfig` or `LZConfig`; the bytes depend on nothing else.
     threads
         The most threads to use; all that `set_threads` allows by default.
 
@@ -112,9 +151,10 @@ def encode(array: Any, config: TensorConfig | None = None, *, threads: int | Non
         A data type or device that cannot be encoded.
 
     """
+    if buffers.is_on_gpu(array):
+        return _gpu().encode(array, config)  # type: ignore[no-any-return]
     words, dtype, shape = buffers.elements(array)
-    block_log = (config or DEFAULT_CONFIG).block_log(dtype.spec.word_bytes)
-    frame: Bytes = _engine().encode(words, dtype, shape, block_log, threads)
+    frame: Bytes = _engine().encode(words, dtype, shape, config or DEFAULT_CONFIG, threads)
     return frame
 
 
@@ -126,12 +166,12 @@ def decode(
     threads: int | None = None,
     salvage: bool = False,
 ) -> Any:
-    """Decode a frame and check every hash.
+    """Decode a frame and check every hash; that of a quantized tensor is dequantized, too.
 
     Parameters
     ----------
     frame
-        The frame's bytes: any contiguous buffer.
+        The frame's bytes: any contiguous buffer, or a uint8 array on a GPU.
     out
         Where to put the elements: a writable array, tensor or buffer of exactly the decoded size.
         Its data type and shape need not be the frame's; the bytes are copied as they are.
@@ -155,17 +195,26 @@ def decode(
         `out` has another size.
 
     """
-    [result] = _decode([(buffers.encoded(frame), out)], limit, threads, salvage=salvage)
+    if buffers.is_on_gpu(frame) or buffers.is_on_gpu(out):
+        return _gpu().decode(frame, out, limit=limit, salvage=salvage)
+    raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        return _quantized().decode_quantized(
+            raw, out, limit=limit, threads=threads, salvage=salvage
+        )
+    [result] = _decode([(raw, out)], limit, threads, salvage=salvage)
     return result if salvage else result.array
 
 
 def encode_batch(
-    arrays: Iterable[Any], config: TensorConfig | None = None, *, threads: int | None = None
+    arrays: Iterable[Any], config: Config | None = None, *, threads: int | None = None
 ) -> list[Bytes]:
     """Encode many arrays, side by side: `[encode(array, config) for array in arrays]`."""
     items = list(arrays)
     if len(items) == 1:
         return [encode(items[0], config, threads=threads)]
+    if any(map(buffers.is_on_gpu, items)):
+        return _gpu().encode_batch(items, config)  # type: ignore[no-any-return]
     results: list[Any] = [None] * len(items)
 
     def job(numbers: range) -> Any:
@@ -187,14 +236,38 @@ def decode_batch(
     limit: int | None = DEFAULT_LIMIT,
     threads: int | None = None,
 ) -> list[Any]:
-    """Decode many frames, side by side, each as `decode` does; `limit` is for each."""
-    items = [buffers.encoded(frame) for frame in encoded]
-    targets = [None] * len(items) if out is None else list(out)
+    """Decode many frames, side by side, each as `decode` does; `limit` is for each.
+
+    An error carries a note that says which frame it is about, counted from 0.
+    """
+    given = list(encoded)
+    targets = [None] * len(given) if out is None else list(out)
+    if any(map(buffers.is_on_gpu, (*given, *targets))):
+        return _gpu().decode_batch(given, out, limit=limit)  # type: ignore[no-any-return]
+    items = [buffers.encoded(frame) for frame in given]
     if len(targets) != len(items):
         message = f"out has {len(targets)} targets for {len(items)} frames"
         raise ValueError(message)
     pairs = list(zip(items, targets, strict=True))
-    return [result.array for result in _decode(pairs, limit, threads)]
+    plain = [i for i, raw in enumerate(items) if not _is_quantized(raw)]
+    decoded = _decode([pairs[i] for i in plain], limit, threads, numbers=plain)
+    results = dict(zip(plain, (result.array for result in decoded), strict=True))
+    for i, (raw, target) in enumerate(pairs):
+        if i not in results:
+            with noting(i):
+                results[i] = decode(raw, target, limit=limit, threads=threads)
+    return [results[i] for i in range(len(items))]
+
+
+@contextmanager
+def noting(number: int | None) -> Iterator[None]:
+    """Have errors say which frame of a batch they are about."""
+    try:
+        yield
+    except GpucodecError as error:
+        if number is not None:
+            error.add_note(f"frame {number} of the batch")
+        raise
 
 
 def decode_blocks(
@@ -219,21 +292,36 @@ def decode_blocks(
         A block is damaged.
 
     """
-    expected = int(frame.offsets[last] - frame.offsets[first])
-    if payload.size != expected:
-        message = f"blocks {first} to {last} have {expected} payload bytes, got {payload.size}"
-        raise TruncatedError(message)
-    start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
-    assert out.size == stop - start, (out.size, stop - start)
-    status = np.zeros(last - first, np.uint8)
-    jobs = _engine().decode_jobs(frame, payload, first, last, out, status)
-    pool.run((work for _, work in jobs), threads)
-    _raise_if_damaged(frame, status, first)
+    decode_runs([(frame, payload, first, last, out)], threads=threads)
 
 
-def inspect(frame: Any) -> FrameInfo:
+def decode_runs(
+    runs: Sequence[tuple[Frame, Bytes, int, int, Bytes]], *, threads: int | None = None
+) -> None:
+    """`decode_blocks` for many runs (frame, payload, first, last, out), side by side."""
+    found, work = [], []
+    for frame, payload, first, last, out in runs:
+        expected = int(frame.offsets[last] - frame.offsets[first])
+        if payload.size != expected:
+            message = f"blocks {first} to {last} have {expected} payload bytes, got {payload.size}"
+            raise TruncatedError(message)
+        start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
+        assert out.size == stop - start, (out.size, stop - start)
+        status = np.zeros(last - first, np.uint8)
+        jobs = _engine().decode_jobs(frame, payload, first, last, out, status)
+        work += [job for _, job in jobs]
+        found.append((frame, status, first))
+    pool.run(work, threads)
+    for frame, status, first in found:
+        raise_if_damaged(frame, status, first)
+
+
+def inspect(frame: Any) -> FrameInfo | QuantizedInfo:
     """What a frame's header and table say; nothing is decoded."""
-    return describe(frames.parse(buffers.encoded(frame)))
+    raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        return _quantized().inspect(raw)  # type: ignore[no-any-return]
+    return describe(frames.parse(raw))
 
 
 def describe(parsed: Frame) -> FrameInfo:
@@ -242,10 +330,15 @@ def describe(parsed: Frame) -> FrameInfo:
     if not parsed.entries.shape[1]:
         stored = {"stored": parsed.n_blocks} if parsed.n_blocks else {}
         planes.append(PlaneInfo(8 * parsed.dtype.spec.word_bytes, parsed.decoded_bytes, stored))
-    for p, bits in enumerate(parsed.dtype.spec.planes[: parsed.entries.shape[1]]):
-        counts = np.bincount(parsed.coders[:, p], minlength=len(spec.CODER_NAMES))
-        coders = {name: int(n) for name, n in zip(spec.CODER_NAMES, counts, strict=True) if n}
-        planes.append(PlaneInfo(bits, int(parsed.payload_bytes[:, p].sum()), coders))
+    widths = [(int(bits), "words") for bits in parsed.bits]
+    n_packed = 0
+    if parsed.flags & spec.SPARSE:
+        widths = [(spec.MASK_BITS, "mask"), (1, "signs"), *widths]
+        n_packed = int(np.count_nonzero(parsed.entries[:, 0] != spec.NOT_PACKED[0]))
+    for p, (bits, role) in enumerate(widths):
+        counts = np.bincount(parsed.coders[:, p])
+        coders = {spec.CODER_NAMES[coder]: int(n) for coder, n in enumerate(counts) if n}
+        planes.append(PlaneInfo(bits, int(parsed.payload_bytes[:, p].sum()), coders, role))
     return FrameInfo(
         parsed.dtype.name,
         parsed.shape,
@@ -254,7 +347,16 @@ def describe(parsed: Frame) -> FrameInfo:
         parsed.decoded_bytes,
         parsed.encoded_bytes,
         tuple(planes),
+        n_packed,
+        _describe_model(parsed) if parsed.flags & spec.PREDICTED else None,
     )
+
+
+def _describe_model(parsed: Frame) -> ModelInfo:
+    section = predicted.parse(parsed)
+    n_rows = parsed.n_words // section.n_columns
+    found = n_rows, section.n_columns, section.tile_rows, section.rank
+    return ModelInfo(*found, parsed.model.size)
 
 
 def verify(frame: Any, *, threads: int | None = None) -> None:
@@ -267,6 +369,15 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
 
     """
     raw = buffers.encoded(frame)
+    if _is_quantized(raw):
+        _quantized().verify(raw, threads=threads)
+        return
+    for _ in decoded_pieces(raw, threads=threads):
+        pass
+
+
+def decoded_pieces(raw: Bytes, *, threads: int | None = None) -> Iterator[Bytes]:
+    """The decoded bytes of a frame, some MiB at a time, in memory that is used again."""
     parsed = frames.parse(raw)
     step = max(1, VERIFY_BYTES // parsed.block_bytes)
     scratch = np.empty(min(step * parsed.block_bytes, parsed.decoded_bytes), np.uint8)
@@ -276,14 +387,20 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
         payload = raw[parsed.offsets[first] : parsed.offsets[last]]
         out = scratch[: stop - first * parsed.block_bytes]
         decode_blocks(parsed, payload, first, last, out, threads=threads)
+        yield out
 
 
 def max_encoded_size(
-    shape: int | Sequence[int], dtype: Any, config: TensorConfig | None = None
+    shape: int | Sequence[int], dtype: Any, config: Config | QuantizeConfig | None = None
 ) -> int:
-    """The most bytes that a frame of an array of this shape and data type can have."""
+    """The most bytes that a frame of an array of this shape and data type can have.
+
+    For a `QuantizeConfig` that is when every value is an exception: more than the array.
+    """
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     found = from_numpy(np.dtype(dtype))
+    if config is not None and not isinstance(config, Config):
+        return _quantized().max_encoded_bytes(found, dims, config)  # type: ignore[no-any-return]
     block_log = (config or DEFAULT_CONFIG).block_log(found.spec.word_bytes)
     return frames.max_encoded_bytes(found, dims, block_log)
 
@@ -307,11 +424,13 @@ def _decode(
     threads: int | None,
     *,
     salvage: bool = False,
+    numbers: Sequence[int | None] = (None,),
 ) -> list[Salvaged]:
     """Decode frames into their targets, all blocks of all frames in one set of jobs."""
     work, sizes, rows = [], [], []
-    for raw, target in pairs:
-        frame = frames.parse(raw, limit=limit if target is None else None)
+    for number, (raw, target) in zip(numbers, pairs, strict=True):
+        with noting(number):
+            frame = frames.parse(raw, limit=limit if target is None else None)
         array = np.empty(frame.shape, frame.dtype.numpy) if target is None else target
         filled, finish = buffers.output(array, frame.decoded_bytes)
         status = np.zeros(frame.n_blocks, np.uint8)
@@ -331,11 +450,12 @@ def _decode(
 
     pool.run((bundle(numbers) for numbers in _bundles(sizes)), threads)
     results = []
-    for frame, array, filled, finish, status in rows:
-        bad = [] if not status.any() else _bad_blocks(frame, status)
+    for number, (frame, array, filled, finish, status) in zip(numbers, rows, strict=True):
+        bad = [] if not status.any() else bad_blocks(frame, status)
         if bad and not salvage:
             filled[:] = 0  # what a damaged payload decodes to is nobody's data
-            _raise_if_damaged(frame, status)
+            with noting(number):
+                raise_if_damaged(frame, status)
         for block in bad:
             filled[block.start : block.stop] = 0
         finish()
@@ -343,7 +463,8 @@ def _decode(
     return results
 
 
-def _bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
+def bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
+    """What is wrong with the blocks whose status, uint8[n_blocks], is not OK."""
     size = frame.block_bytes
     return [
         BadBlock(
@@ -356,7 +477,8 @@ def _bad_blocks(frame: Frame, status: Bytes) -> list[BadBlock]:
     ]
 
 
-def _raise_if_damaged(frame: Frame, status: Bytes, first: int = 0) -> None:
+def raise_if_damaged(frame: Frame, status: Bytes, first: int = 0) -> None:
+    """CorruptionError for the first block that is not OK; `status` is of block `first` and more."""
     if not status.any():
         return
     bad = np.flatnonzero(status)

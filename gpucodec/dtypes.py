@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -54,6 +54,7 @@ BY_CODE = {row.code: DType(row) for row in DTYPES}
 BY_NAME = {dtype.name: dtype for dtype in BY_CODE.values()}
 
 
+@lru_cache  # NumPy makes a name anew each time
 def from_numpy(dtype: np.dtype[np.generic]) -> DType:
     """The format's type for a NumPy data type of any byte order.
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numcodecs codec: for zarr v2, as compressor or filter, and for everything else that
+"""The numcodecs codecs: for zarr v2, as compressor or filter, and for everything else that
 takes numcodecs codecs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numcodecs.abc import Codec
@@ -13,7 +13,7 @@ from numcodecs.compat import ensure_contiguous_ndarray, ensure_ndarray_like
 
 import gpucodec
 
-from .config import TensorConfig
+from .config import LZConfig, TensorConfig
 from .views import carrier
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
 
     Parameters
     ----------
-    block_size
+    block_size, profile, lz
         As in `gpucodec.TensorConfig`.
 
     Examples
@@ -43,9 +43,11 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
 
     codec_id: ClassVar[str] = "gpucodec.tensor"
 
-    def __init__(self, block_size: int | None = None) -> None:
-        self._config = TensorConfig(block_size=block_size)
-        self.block_size = block_size
+    def __init__(
+        self, block_size: int | None = None, profile: str = "ratio", lz: bool | None = None
+    ) -> None:
+        self._config = TensorConfig(block_size, profile, lz)
+        self.block_size, self.profile, self.lz = block_size, profile, lz
 
     def get_config(self) -> dict[str, Any]:
         """The id and the parameters that differ from their defaults, as JSON."""
@@ -123,6 +125,52 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
             return gpucodec.max_encoded_size(tuple(shape), words, self._config)
         n_words = int(np.prod(shape, dtype=object)) * (given.itemsize // words.itemsize)
         return gpucodec.max_encoded_size((n_words,), words, self._config)
+
+
+class LZ(Codec):  # type: ignore[misc] # numcodecs is not typed
+    """Lossless coding of anything with repetitions, as bytes; see `gpucodec.LZConfig`.
+
+    As with numcodecs' other compressors, what comes back are bytes, in the order in which the memory
+    lay. Typed arrays tell their element size; that of bytes is detected.
+
+    Parameters
+    ----------
+    level, typesize
+        As in `gpucodec.LZConfig`.
+
+    Examples
+    --------
+    >>> zarr.create_array(store, shape=..., dtype="i8", zarr_format=2, compressors=LZ())
+
+    """
+
+    codec_id: ClassVar[str] = "gpucodec.lz"
+
+    def __init__(
+        self, level: Literal["fast", "ratio"] = "fast", typesize: int | None = None
+    ) -> None:
+        self._config = LZConfig(level, typesize)
+        self.level = level
+        self.typesize = typesize
+
+    def get_config(self) -> dict[str, Any]:
+        """The id and the parameters that differ from their defaults, as JSON."""
+        return {"id": self.codec_id, **self._config.to_json()}
+
+    def __hash__(self) -> int:
+        return hash((self.codec_id, self._config))
+
+    def encode(self, buf: Any) -> npt.NDArray[np.uint8]:
+        """Encode an array or buffer, of any data type but object; the frame, uint8[n]."""
+        array = ensure_contiguous_ndarray(buf)
+        return gpucodec.encode(_bytes(array), self._config.for_elements(array.dtype.itemsize))
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """Decode a frame: `out`, or else uint8[n]. Raises as `Tensor.decode`."""
+        if out is None:
+            return gpucodec.decode(_bytes(buf))
+        gpucodec.decode(_bytes(buf), out=ensure_contiguous_ndarray(out))
+        return out
 
 
 def _words(buf: Any) -> npt.NDArray[Any]:

@@ -14,43 +14,32 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .arrays import stack_array
 from .jit import SOURCES, entry_point, kernel, readonly_bytes
-from .spec import HASH_MIN_BYTES, HASH_STRIPE
+from .spec import (
+    AVALANCHE,
+    HASH_LAST_STRIPE,
+    HASH_MERGE,
+    HASH_MIN_BYTES,
+    HASH_SECRET,
+    HASH_START,
+    HASH_STRIPE,
+    HASH_STRIPES,
+    PRIME32_1,
+    PRIME64_1,
+)
 from .vector import I64, constant, copy_bytes, load, loop, store, vector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SECRET = np.frombuffer(
-    bytes.fromhex(
-        "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"
-        "cb79e64eccc0e578825ad07dccff7221b8084674f743248ee03590e6813a264c"
-        "3c2852bb91c300cb88d0658b1b532ea371644897a20df94e3819ef46a9deacd8"
-        "a8fa763fe39c343ff9dcbbc7c70b4f1d8a51e04bcdb45931c89f7ec9d9787364"
-        "eac5ac8334d3ebc3c581a0fffa1363eb170ddd51b7f0da49d316552629d4689e"
-        "2b16be587d47a1fc8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e"
-    ),
-    np.uint8,
-)
-PRIME32_1 = 0x9E3779B1
-PRIME32_2 = 0x85EBCA77
-PRIME32_3 = 0xC2B2AE3D
-PRIME64_1 = 0x9E3779B185EBCA87
-PRIME64_2 = 0xC2B2AE3D27D4EB4F
-PRIME64_3 = 0x165667B19E3779F9
-PRIME64_4 = 0x85EBCA77C2B2AE63
-PRIME64_5 = 0x27D4EB2F165667C5
-AVALANCHE = 0x165667919E3779F9
-
-START = np.array(
-    [PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1],
-    np.uint64,
-)
-STRIPES = 16  # of a block, after which the accumulators are scrambled
-BLOCK = STRIPES * HASH_STRIPE
-LAST_STRIPE = 121  # offset into the secret
-MERGE = np.frombuffer(SECRET[11:75].tobytes(), np.uint64)
+SECRET = np.frombuffer(HASH_SECRET, np.uint8)
+START = np.array(HASH_START, np.uint64)
+BLOCK = HASH_STRIPES * HASH_STRIPE
+MERGE = np.frombuffer(HASH_SECRET[HASH_MERGE : HASH_MERGE + HASH_STRIPE], np.uint64)
 SECRET_WORDS = SECRET.view(np.uint64)
+
+_state = stack_array(types.uint64, 8 + BLOCK // 8)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -106,7 +95,7 @@ def _high_product(a: int, b: int) -> int:
 def xxh3(source: int, n_raw: int) -> int:
     """XXH3-64 of `n_raw` bytes at address `source`, padded with zeros as the format says."""
     n = max(HASH_MIN_BYTES, (n_raw + HASH_STRIPE - 1) // HASH_STRIPE * HASH_STRIPE)
-    state = np.empty(8 + BLOCK // 8, np.uint64)  # accumulators; the last block, padded
+    state = _state()  # accumulators; the last block, padded
     for i in range(8):
         state[i] = START[i]
     acc = np.uint64(state.ctypes.data)
@@ -122,7 +111,7 @@ def xxh3(source: int, n_raw: int) -> int:
             copy_bytes(tail, where, np.uint64(max(0, n_raw - at)))
             where = tail
         if block < n_blocks:
-            _accumulate(where, np.uint64(STRIPES), secret, acc)
+            _accumulate(where, np.uint64(HASH_STRIPES), secret, acc)
             for i in range(8):
                 mixed = state[i] ^ (state[i] >> np.uint64(47)) ^ SECRET_WORDS[16 + i]
                 state[i] = mixed * np.uint64(PRIME32_1)
@@ -130,7 +119,7 @@ def xxh3(source: int, n_raw: int) -> int:
             n_stripes = np.uint64((n - at) // HASH_STRIPE - 1)
             _accumulate(where, n_stripes, secret, acc)
             last = where + n_stripes * np.uint64(HASH_STRIPE)
-            _accumulate(last, np.uint64(1), secret + np.uint64(LAST_STRIPE), acc)
+            _accumulate(last, np.uint64(1), secret + np.uint64(HASH_LAST_STRIPE), acc)
     digest = np.uint64(n) * np.uint64(PRIME64_1)
     for i in range(0, 8, 2):
         a, b = state[i] ^ MERGE[i], state[i + 1] ^ MERGE[i + 1]
@@ -139,7 +128,7 @@ def xxh3(source: int, n_raw: int) -> int:
     return digest ^ (digest >> np.uint64(32))
 
 
-def _entry_point(sources: str) -> Any:
+def _entry_point(sources: int) -> Any:
     @entry_point(types.uint64(readonly_bytes))
     def hash_bytes(raw: NDArray[np.uint8]) -> int:
         """`xxh3` for callers in Python."""

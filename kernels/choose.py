@@ -29,11 +29,10 @@ that each symbol of a table occurs in the coded rows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from . import rans
+from .arrays import view_u64
 from .jit import inlined, kernel
 from .planes import pack_bits, raw_plane_bytes
 from .spec import (
@@ -59,31 +58,12 @@ from .spec import (
     ROW,
     SAMPLE_MIN_ROWS,
     SAMPLE_STRIDE,
+    log2_table,
 )
+from .uniform import is_constant
 from .vector import copy_bytes
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
-def _log2_table() -> NDArray[np.uint16]:
-    """`log2(1 + i / 256)` with LOG2_BITS bits of fraction, for i = 0 ... 256, by squaring."""
-    precision = 48
-    table = []
-    for i in range(1 << LOG2_STEPS_LOG):
-        x = ((1 << LOG2_STEPS_LOG) + i) << (precision - LOG2_STEPS_LOG)
-        bits = 0
-        for _ in range(LOG2_BITS):
-            x = x * x >> precision
-            bits <<= 1
-            if x >> (precision + 1):
-                x >>= 1
-                bits |= 1
-        table.append(bits)
-    return np.array([*table, 1 << LOG2_BITS], np.uint16)
-
-
-LOG2 = _log2_table()
+LOG2 = np.array(log2_table(), np.uint16)
 
 
 @kernel
@@ -102,7 +82,7 @@ def log2_fixed(x: int) -> int:
 
 
 @kernel
-def _histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
+def histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
     """Count the rows 0, stride, 2 stride, ... into `counts[0]`; how many symbols these are.
 
     Four tables, as a symbol that follows its equal would wait for the other's sum to be stored.
@@ -110,7 +90,7 @@ def _histogram(symbols, n_rows, stride, counts):  # type: ignore[no-untyped-def]
     for table in range(4):
         for s in range(256):
             counts[table, s] = 0
-    eights = symbols[: n_rows * ROW].view(np.uint64)
+    eights = view_u64(symbols)
     byte = np.uint64(255)
     n_counted = 0
     for row in range(0, n_rows, stride):
@@ -217,18 +197,6 @@ def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ign
 
 
 @inlined
-def _is_constant(symbols, n):  # type: ignore[no-untyped-def]
-    first = symbols[0]
-    for at in range(0, n, ROW):
-        different = np.uint8(0)
-        for i in range(at, min(at + ROW, n)):
-            different |= symbols[i] ^ first
-        if different != 0:
-            return False
-    return True
-
-
-@inlined
 def _rans_plane(symbols, n, bits, raw_bytes, out, scratch):  # type: ignore[no-untyped-def]
     """Code the plane if that makes it smaller than `raw_bytes`: (coder, bytes), or RAW."""
     n_rows = (n - 1) // ROW
@@ -237,13 +205,11 @@ def _rans_plane(symbols, n, bits, raw_bytes, out, scratch):  # type: ignore[no-u
     counts = scratch.counts
     stride = np.int64(1)
     if n_rows >= SAMPLE_MIN_ROWS:
-        if not _promising(
-            counts, _histogram(symbols, n_rows, np.int64(PROBE_STRIDE), counts), bits
-        ):
+        if not _promising(counts, histogram(symbols, n_rows, np.int64(PROBE_STRIDE), counts), bits):
             return RAW, 0
         stride = np.int64(SAMPLE_STRIDE)
     while True:
-        n_counted = _histogram(symbols, n_rows, stride, counts)
+        n_counted = histogram(symbols, n_rows, stride, counts)
         coder = RANS8
         n_symbols, size = 0, np.int64(0)
         for candidate in (RANS8, RANS12):
@@ -277,7 +243,7 @@ def encode_plane(symbols, n, bits, out, scratch):  # type: ignore[no-untyped-def
     `out` must have room for the plane stored raw and 64 bytes more; `scratch` is
     `rans.encode_scratch`.
     """
-    if _is_constant(symbols, n):
+    if is_constant(symbols, n):
         return CONSTANT << ENTRY_CODER_SHIFT | np.int64(symbols[0])
     raw_bytes = raw_plane_bytes(n, bits)
     coder, size = _rans_plane(symbols, n, bits, raw_bytes, out, scratch)

@@ -7,73 +7,36 @@ one. Nothing here trusts a payload, and nothing raises: each block gets a status
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import typeof, types
 
 from . import planes, rans
+from .arrays import stack_array
 from .checksum import xxh3
-from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
+from .decode_plane import decode_plane, padding_status
+from .entries import PLANE_ROOM, aligned, payload_bytes
 from .jit import SOURCES, entry_point, inlined, readonly_bytes
 from .spec import (
     BAD_HASH,
-    BAD_PADDING,
-    BAD_SIZE,
-    BAD_SYMBOL,
-    CONSTANT,
     ENTRY_ARGUMENT_MASK,
     ENTRY_CODER_SHIFT,
+    MAX_PLANES,
     MIN_BLOCK_LOG,
     OK,
     RANS8,
-    RANS12,
-    RAW,
-    ROW,
 )
 from .vector import copy_bytes
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+_where = stack_array(types.uint64, 2, MAX_PLANES, 3)
+_position = stack_array(types.int64, 2)
 
 
 def scratch(block_words: int) -> tuple[Any, ...]:
     """What `decode_blocks` works in; one for each thread. Untouched memory costs nothing."""
     symbols = np.empty((2, MAX_PLANES, block_words + PLANE_ROOM), np.uint8)
     return symbols, rans.decode_scratch(block_words)
-
-
-@inlined
-def _decode_plane(  # type: ignore[no-untyped-def]
-    coder, argument, payload, n, bits, symbols, plane_scratch, where, p
-):
-    """Decode one plane; its address goes to `where[p, 0]`. A status."""
-    if coder == RANS8 or coder == RANS12:  # noqa: SIM109, PLR1714 - a tuple search is slower to compile
-        return rans.decode_plane(coder, payload, n, bits, symbols, plane_scratch)
-    padded = (n + ROW - 1) // ROW * ROW
-    if coder == CONSTANT:
-        if argument >= 1 << bits:
-            return BAD_SYMBOL
-        for i in range(padded):
-            symbols[i] = argument
-        return OK
-    if coder != RAW or argument != planes.raw_plane_bytes(n, bits):
-        return BAD_SIZE
-    if bits < 8:
-        return planes.unpack_bits(payload, n, bits, symbols)
-    if n == padded:
-        where[p, 0] = payload.ctypes.data  # readable to the last row: no copy
-    else:
-        copy_bytes(np.uint64(symbols.ctypes.data), np.uint64(payload.ctypes.data), np.uint64(n))
-    return OK
-
-
-@inlined
-def _padding_status(payload: NDArray[np.uint8], end: int) -> int:
-    for i in range(end, aligned(end)):
-        if payload[i] != 0:
-            return BAD_PADDING
-    return OK
 
 
 @inlined
@@ -86,7 +49,7 @@ def _copy_stored(payload, hashes, block_bytes, raw, status):  # type: ignore[no-
         status[b] = OK if intact else BAD_HASH
 
 
-def _entry_point(sources: str) -> Any:
+def _entry_point(sources: int) -> Any:
     @entry_point(
         types.void(
             readonly_bytes,
@@ -118,8 +81,8 @@ def _entry_point(sources: str) -> Any:
         if n_planes == 0:
             _copy_stored(payload, hashes, block_bytes, raw, status)
             return
-        where = np.empty((2, n_planes, 3), np.uint64)
-        position = np.zeros(2, np.int64)
+        where, position = _where(), _position()
+        position[0] = 0
         for first in range(0, n_blocks, 2):
             count = min(2, n_blocks - first)
             for q in range(count):
@@ -158,7 +121,7 @@ def _entry_point(sources: str) -> Any:
                     end = position[q] + payload_bytes(entry)
                     if not paired:
                         block = raw[b * block_bytes : (b + 1) * block_bytes]
-                        found = _decode_plane(
+                        found = decode_plane(
                             entry >> ENTRY_CODER_SHIFT,
                             argument,
                             payload[position[q] : end],
@@ -171,7 +134,7 @@ def _entry_point(sources: str) -> Any:
                         )
                         status[b] = max(status[b], found)
                     if status[b] == OK:
-                        status[b] = _padding_status(payload, end)
+                        status[b] = padding_status(payload, end)
                     position[q] = aligned(end)
             for q in range(count):
                 b = first + q

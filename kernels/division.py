@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact division by a frequency of rans8 with 32-bit reciprocals, for the vector encoders.
+"""Exact division by a frequency with 32-bit reciprocals, for the vector encoders.
 
-`floor(x / f) = (x + more) * reciprocal >> 32 + shift` for 1 <= x < f * 2^24, and `2^shift <= f`. Rounded
-up, `more` is 0, and the quotient exact while `f * (-2^k mod f) <= 2^(k - 24)`; rounded down, `more` is
-1, and it is exact while `f * (2^k mod f) <= 2^(k - 24)`; k is 32 + shift. For f < 128 and powers of
-two both hold. For others at least one does, as the two remainders sum to f < 256, and a table
-has only one such f, as its frequencies sum to 256. So `more` is the same for a whole table.
+`floor(x / f) = (x + more) * reciprocal >> 32 + shift` for 1 <= x < f * 2^(32-P), and `2^shift <= f`.
+Rounded up, `more` is 0, and the quotient exact while `f * (-2^k mod f) <= 2^(shift + P)`; rounded
+down, `more` is 1, and it is exact while `f * (2^k mod f) <= 2^(shift + P)`; k is 32 + shift. For
+f < 2^(P-1) and powers of two both hold. For others at least one does, as the two remainders sum
+to f < 2^P, and a table has only one such f, as its frequencies sum to 2^P. So `more` is the same
+for a whole table.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ def most_frequent(frequencies, n_symbols):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def rounds_up(f):  # type: ignore[no-untyped-def]
+def rounds_up(f, bits):  # type: ignore[no-untyped-def]
     """Whether a table whose largest frequency is `f` must round its reciprocals up."""
-    return f > 128 and f * ((np.int64(1) << 39) % f) > 1 << 15
+    remainder = (np.int64(1) << (31 + bits)) % f
+    return f > 1 << (bits - 1) and f * remainder > 1 << (2 * bits - 1)
 
 
 @kernel

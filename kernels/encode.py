@@ -10,9 +10,9 @@ from numba import typeof, types
 
 from . import choose, planes, rans
 from .checksum import xxh3
-from .entries import MAX_PLANES, PLANE_ROOM, aligned, payload_bytes
+from .entries import PLANE_ROOM, aligned, payload_bytes
 from .jit import SOURCES, entry_point, readonly_bytes
-from .spec import MIN_BLOCK_LOG
+from .spec import MAX_PLANES, MIN_BLOCK_LOG
 
 
 def scratch(block_words: int) -> tuple[Any, ...]:
@@ -21,7 +21,7 @@ def scratch(block_words: int) -> tuple[Any, ...]:
     return symbols, rans.encode_scratch(block_words)
 
 
-def _entry_point(sources: str) -> Any:
+def _entry_point(sources: int) -> Any:
     @entry_point(
         types.int64(
             readonly_bytes,

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from .jit import SOURCES, entry_point, kernel
+from .jit import SOURCES, entry_point, inlined, kernel
 from .spec import ALIGNMENT, CONSTANT, ENTRY_ARGUMENT_MASK, ENTRY_CODER_SHIFT, ROW
 
-MAX_PLANES = 9
 PLANE_ROOM = 2 * ROW  # behind a plane's last symbol: a full row, and what a vector store overlaps
 
 
@@ -27,26 +26,34 @@ def payload_bytes(entry: int) -> int:
     return 0 if (entry >> ENTRY_CODER_SHIFT) == CONSTANT else entry & ENTRY_ARGUMENT_MASK
 
 
-def _entry_point(sources: str) -> Any:
+@inlined
+def pad(out, end):  # type: ignore[no-untyped-def]
+    """Zeros from `end` up to where the next payload starts, which is returned."""
+    for i in range(end, aligned(end)):
+        out[i] = 0
+    return aligned(end)
+
+
+def _entry_point(sources: int) -> Any:
     @entry_point(
         types.int64(types.Array(types.uint32, 2, "C", readonly=True), types.int64, types.int64[::1])
     )
     def locate_payloads(entries, start, offsets):  # type: ignore[no-untyped-def]
         """Fill `offsets` int64[n_blocks + 1]: where each block's payloads start, and the end.
 
-        `entries` uint32[n_blocks, n_planes]; `start` is where the first payload starts. Returns the
-        highest coder.
+        `entries` uint32[n_blocks, n_planes]; `start` is where the first payload starts. Returns which
+        coders are used: bit `c` for coder `c`, bit 62 for 62 and above.
         """
         assert sources
-        coder = 0
+        used = 0
         for block in range(entries.shape[0]):
             offsets[block] = start
             for plane in range(entries.shape[1]):
                 entry = np.int64(entries[block, plane])
-                coder = max(coder, entry >> ENTRY_CODER_SHIFT)
+                used |= 1 << min(entry >> ENTRY_CODER_SHIFT, np.int64(62))
                 start += aligned(payload_bytes(entry))
         offsets[entries.shape[0]] = start
-        return coder
+        return used
 
     return locate_payloads
 

@@ -14,18 +14,30 @@ from typing import Any
 
 from numba import njit, types
 
-SOURCES = hashlib.sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-).hexdigest()
+try:
+    from .parts import PartCompiler
+except ImportError:  # another Numba inside: kernels then compile as usual, only slower
+    PartCompiler = None  # type: ignore[misc,assignment]
 
-kernel = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+SOURCES = int.from_bytes(
+    hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    ).digest()[:7]
+)
+"""A digest of all kernels; a number, since Numba is slow to compile strings."""
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+
+kernel = njit(
+    **_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=PartCompiler
+)
 """For functions called by other kernels. No `fastmath`, so that floats are the same anywhere.
 
-Python cannot call them, which saves a third of their compile time; a test may call
-``njit(name.py_func)``.
+Python cannot call them; a test may call ``njit(name.py_func)``. They own no memory: arrays come
+from outside, or from `arrays`.
 """
 
-inlined = njit(nogil=True, error_model="numpy", inline="always")
+inlined = njit(**_OPTIONS, inline="always")
 """A part of the one function that calls it: Numba would optimise it on its own, and then again."""
 
 readonly_bytes = types.Array(types.uint8, 1, "C", readonly=True)
@@ -37,4 +49,4 @@ def entry_point(signature: Any) -> Any:
 
     They are compiled, or loaded from the cache, when their module is imported: import it late.
     """
-    return njit(signature, nogil=True, error_model="numpy", cache=True)
+    return njit(signature, **_OPTIONS, cache=True)

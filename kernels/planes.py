@@ -17,8 +17,9 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from .arrays import stack_array
 from .jit import inlined, kernel
-from .spec import BAD_PADDING, FLOAT64_BIAS, OK, PLAIN, ROTATE_BIAS, ROW, ZIGZAG
+from .spec import BAD_PADDING, FLOAT64_BIAS, MAX_PLANES, OK, PLAIN, ROTATE_BIAS, ROW, ZIGZAG
 from .vector import I64, constant, load, loop, splat, store, vector
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
 VECTOR_BYTES = 64
 
+_table = stack_array(types.uint64, MAX_PLANES, 3)
+_row = stack_array(types.uint8, 8 * ROW)
 
-def _row_kernel(word_bytes: int, n_planes: int, *, merge: bool) -> Any:
+
+def row_kernel(word_bytes: int, n_planes: int, *, merge: bool) -> Any:
     """An intrinsic over full rows of 64 words: `(words, n_rows, transform, table)`.
 
     `words` is an address; `table` the address of u64 pairs (plane address, shift); planes are
@@ -109,15 +113,16 @@ def _table_rows(builder: Any, columns: Any, n_planes: int) -> list[tuple[Any, An
     return [(at(3 * p), at(3 * p + 1), at(3 * p + 2)) for p in range(n_planes)]
 
 
-_split_1x1, _merge_1x1 = _row_kernel(1, 1, merge=False), _row_kernel(1, 1, merge=True)
-_split_2x2, _merge_2x2 = _row_kernel(2, 2, merge=False), _row_kernel(2, 2, merge=True)
-_split_4x4, _merge_4x4 = _row_kernel(4, 4, merge=False), _row_kernel(4, 4, merge=True)
-_split_8x8, _merge_8x8 = _row_kernel(8, 8, merge=False), _row_kernel(8, 8, merge=True)
-_split_8x9, _merge_8x9 = _row_kernel(8, 9, merge=False), _row_kernel(8, 9, merge=True)
+_split_1x1, _merge_1x1 = row_kernel(1, 1, merge=False), row_kernel(1, 1, merge=True)
+_split_2x2, _merge_2x2 = row_kernel(2, 2, merge=False), row_kernel(2, 2, merge=True)
+_split_4x4, _merge_4x4 = row_kernel(4, 4, merge=False), row_kernel(4, 4, merge=True)
+_split_8x8, _merge_8x8 = row_kernel(8, 8, merge=False), row_kernel(8, 8, merge=True)
+_split_8x9, _merge_8x9 = row_kernel(8, 9, merge=False), row_kernel(8, 9, merge=True)
 
 
 @kernel
-def _split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+def split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+    """Cut rows of 64 words into planes; `table` is the address of (address, shift, mask) of each."""
     kind = np.uint64(transform)
     if word_bytes == 1:
         _split_1x1(address, n_rows, kind, table)
@@ -132,7 +137,8 @@ def _split_rows(address, n_rows, word_bytes, transform, n_planes, table):  # typ
 
 
 @kernel
-def _merge_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+def merge_rows(address, n_rows, word_bytes, transform, n_planes, table):  # type: ignore[no-untyped-def]
+    """Inverse of `split_rows`; the masks are not looked at."""
     kind = np.uint64(transform)
     if word_bytes == 1:
         _merge_1x1(address, n_rows, kind, table)
@@ -146,62 +152,75 @@ def _merge_rows(address, n_rows, word_bytes, transform, n_planes, table):  # typ
         _merge_8x9(address, n_rows, kind, table)
 
 
-@inlined
-def split(raw, word_bytes, transform, bits, planes):  # type: ignore[no-untyped-def]
-    """Cut the words of `raw` (uint8, contiguous) into `planes` (uint8[n_planes, n + 64]).
+def splitter(rows: Any) -> Any:
+    """`split` over a choice of row kernels."""
 
-    `bits` (uint8[n_planes]) are the widths from the top of the transformed word down.
-    """
-    n_planes = bits.size
-    row_bytes = ROW * word_bytes
-    n_rows = raw.size // row_bytes
-    table = np.empty((n_planes, 3), np.uint64)
-    below = np.uint64(8 * word_bytes)
-    for p in range(n_planes):
-        width = np.uint64(bits[p])
-        below -= width
-        table[p, 0] = planes[p].ctypes.data
-        table[p, 1] = below
-        table[p, 2] = (np.uint64(1) << width) - np.uint64(1)
-    where = np.uint64(table.ctypes.data)
-    source = np.uint64(raw.ctypes.data)
-    _split_rows(source, np.uint64(n_rows), word_bytes, transform, n_planes, where)
-    rest = raw.size - n_rows * row_bytes
-    if rest > 0:
-        last = np.zeros(row_bytes, np.uint8)
-        for i in range(rest):
-            last[i] = raw[n_rows * row_bytes + i]
+    @inlined
+    def split(raw, word_bytes, transform, bits, planes):  # type: ignore[no-untyped-def]
+        """Cut the words of `raw` (uint8, contiguous) into `planes` (uint8[n_planes, n + 64]).
+
+        `bits` (uint8[n_planes]) are the widths from the top of the transformed word down.
+        """
+        n_planes = bits.size
+        row_bytes = ROW * word_bytes
+        n_rows = raw.size // row_bytes
+        table = _table()
+        below = np.uint64(8 * word_bytes)
         for p in range(n_planes):
-            table[p, 0] += np.uint64(n_rows * ROW)
-        address = np.uint64(last.ctypes.data)
-        _split_rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
+            width = np.uint64(bits[p])
+            below -= width
+            table[p, 0] = planes[p].ctypes.data
+            table[p, 1] = below
+            table[p, 2] = (np.uint64(1) << width) - np.uint64(1)
+        where = np.uint64(table.ctypes.data)
+        source = np.uint64(raw.ctypes.data)
+        rows(source, np.uint64(n_rows), word_bytes, transform, n_planes, where)
+        rest = raw.size - n_rows * row_bytes
+        if rest > 0:
+            last = _row()
+            for i in range(row_bytes):
+                last[i] = raw[n_rows * row_bytes + i] if i < rest else 0
+            for p in range(n_planes):
+                table[p, 0] += np.uint64(n_rows * ROW)
+            address = np.uint64(last.ctypes.data)
+            rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
+
+    return split
 
 
-@inlined
-def merge(table, word_bytes, transform, bits, raw):  # type: ignore[no-untyped-def]
-    """Put the planes at the addresses `table[:, 0]` (uint64[n_planes, 3]) together into `raw`.
+def merger(rows: Any) -> Any:
+    """`merge` over a choice of row kernels."""
 
-    A plane must be readable up to a multiple of 64 symbols.
-    """
-    n_planes = bits.size
-    row_bytes = ROW * word_bytes
-    n_rows = raw.size // row_bytes
-    below = np.uint64(8 * word_bytes)
-    for p in range(n_planes):
-        below -= np.uint64(bits[p])
-        table[p, 1] = below
-    where = np.uint64(table.ctypes.data)
-    target = np.uint64(raw.ctypes.data)
-    _merge_rows(target, np.uint64(n_rows), word_bytes, transform, n_planes, where)
-    rest = raw.size - n_rows * row_bytes
-    if rest > 0:
-        last = np.empty(row_bytes, np.uint8)
+    @inlined
+    def merge(table, word_bytes, transform, bits, raw):  # type: ignore[no-untyped-def]
+        """Put the planes at the addresses `table[:, 0]` (uint64[n_planes, 3]) together into `raw`.
+
+        A plane must be readable up to a multiple of 64 symbols.
+        """
+        n_planes = bits.size
+        row_bytes = ROW * word_bytes
+        n_rows = raw.size // row_bytes
+        below = np.uint64(8 * word_bytes)
         for p in range(n_planes):
-            table[p, 0] += np.uint64(n_rows * ROW)
-        address = np.uint64(last.ctypes.data)
-        _merge_rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
-        for i in range(rest):
-            raw[n_rows * row_bytes + i] = last[i]
+            below -= np.uint64(bits[p])
+            table[p, 1] = below
+        where = np.uint64(table.ctypes.data)
+        target = np.uint64(raw.ctypes.data)
+        rows(target, np.uint64(n_rows), word_bytes, transform, n_planes, where)
+        rest = raw.size - n_rows * row_bytes
+        if rest > 0:
+            last = _row()
+            for p in range(n_planes):
+                table[p, 0] += np.uint64(n_rows * ROW)
+            address = np.uint64(last.ctypes.data)
+            rows(address, np.uint64(1), word_bytes, transform, n_planes, where)
+            for i in range(rest):
+                raw[n_rows * row_bytes + i] = last[i]
+
+    return merge
+
+
+split, merge = splitter(split_rows), merger(merge_rows)
 
 
 def _bit_rows(*, unpack: bool) -> Any:

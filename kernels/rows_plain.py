@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of rANS lane by lane, for every processor; rans12 has no other kernel.
+"""Rows of rANS lane by lane, for every processor.
 
 States stay in memory: 32 of them fit no register file. Table entries are spread over several
 fields rather than packed, since a load joined to a multiplication or an addition is cheaper than
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import view_u32, view_u64
 from .jit import kernel
 from .rows import I8, I16, I32, Machine
 from .spec import LANES, RANS8_BITS, RANS12_BITS, RANS_STATE_LOW, RANS_WORD_BITS
@@ -25,7 +26,7 @@ DECODE8_TABLE_BYTES = SYMBOLS + 4 * SYMBOLS_BYTES
 DECODE12_TABLE_BYTES = 4 << RANS12_BITS
 # encode table by symbol: u64 reciprocal; (2^P - frequency, frequency) and (start, patched) u32
 COMPLEMENT, FREQUENCY, START, PATCHED = 2048, 2052, 4096, 4100
-ENCODE_TABLE_BYTES = ENCODE8_TABLE_BYTES = 6144
+ENCODE8_TABLE_BYTES = ENCODE12_TABLE_BYTES = 6144
 AT_ONCE = 4  # lanes whose code is interleaved
 
 
@@ -224,7 +225,7 @@ Machine8, Machine12 = Plain8, Plain12
 
 @kernel
 def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
-    entries = table.view(np.uint32)
+    entries = view_u32(table)
     slot = np.int64(0)
     for i in range(symbols.size):
         symbol = np.int64(symbols[i])
@@ -238,7 +239,7 @@ def decode_table8(symbols, frequencies, table):  # type: ignore[no-untyped-def]
 
 @kernel
 def decode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
-    entries = table.view(np.uint32)
+    entries = view_u32(table)
     slot = np.int64(0)
     for i in range(symbols.size):
         f = np.int64(frequencies[i])
@@ -250,7 +251,7 @@ def decode_table12(symbols, frequencies, table):  # type: ignore[no-untyped-def]
 
 @kernel
 def _encode_entry(entries, symbol, f, start, patched, bits):  # type: ignore[no-untyped-def]
-    entries.view(np.uint64)[symbol] = np.uint64(((np.int64(1) << (32 + bits)) + f - 1) // f)
+    view_u64(entries)[symbol] = np.uint64(((np.int64(1) << (32 + bits)) + f - 1) // f)
     entries[(COMPLEMENT >> 2) + 2 * symbol] = np.uint32((1 << bits) - f)
     entries[(FREQUENCY >> 2) + 2 * symbol] = np.uint32(f)
     entries[(START >> 2) + 2 * symbol] = np.uint32(start)
@@ -259,7 +260,7 @@ def _encode_entry(entries, symbol, f, start, patched, bits):  # type: ignore[no-
 
 @kernel
 def _encode_table(symbols, frequencies, table, bits):  # type: ignore[no-untyped-def]
-    entries = table[:ENCODE_TABLE_BYTES].view(np.uint32)
+    entries = view_u32(table)
     most = np.int64(0)
     most_start = np.int64(0)
     start = np.int64(0)

@@ -64,12 +64,37 @@ def sample(name: str, n: int, content: str, seed: int = 0) -> np.ndarray:
             return values > 0
         with np.errstate(over="ignore", invalid="ignore"):
             return (values if dtype.kind in "fcV" else np.round(values * 500)).astype(dtype)
+    elif content == "pruned":  # zeros of either sign among values
+        values = sample(name, n, "values", seed)
+        raw = values.view(np.uint8).reshape(n, dtype.itemsize)
+        raw[rng.random(n) < 0.6] = 0
+        if dtype.kind in "fcV":
+            raw[:, -1] |= ((seed & 1) * 128 * (rng.random(n) < 0.5)).astype(np.uint8)
+        return values
     else:
         assert content == "noise"
     return raw.view(bool) & True if name == "bool" else raw.view(dtype)
 
 
-CONTENTS = ("constant", "skewed", "rare", "values", "noise")
+def repetitive(name: str, n: int, content: str, seed: int = 0) -> np.ndarray:
+    """1-D array of ``n`` elements with repetitions: what LZ is for."""
+    rng = np.random.default_rng([seed, n, len(content)])
+    dtype = numpy_dtype(name)
+    if content == "text":
+        words = [rng.integers(97, 123, rng.integers(2, 9)) for _ in range(40)]
+        chosen = (words[min(39, int(rng.zipf(1.3)) - 1)] for _ in range(n + 1))
+        values = np.concatenate([np.append(word, 32) for word in chosen])[:n]
+    elif content == "runs":
+        values = np.repeat(rng.integers(0, 2, n), rng.integers(1, 90, n))[:n]
+    elif content == "steps":  # noise that changes slowly: one plane has repetitions
+        values = (np.repeat(np.arange(n), 60)[:n] % 7 << 8) + rng.integers(0, 256, n)
+    else:
+        assert content in {"sparse", "ones"}
+        values = np.where(rng.random(n) < 0.1, rng.normal(0, 100, n), content == "ones")
+    return values.astype(dtype)
+
+
+CONTENTS = ("constant", "skewed", "rare", "values", "pruned", "noise")
 
 # Numba compiles for NUMBA_CPU_NAME, and the codec takes its SIMD level from that.
 LEVELS: dict[str, dict[str, str]] = {

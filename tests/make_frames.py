@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import make_lz
 import numpy as np
 import spec_decoder as spec
 import xxhash
 
 Coded = tuple[int, int, bytes]  # coder, argument, payload
+Choose = Callable[[np.ndarray, int], Coded]  # of symbols and their bits
 CODES = {kind.name: code for code, kind in spec.TYPES.items()}
 
 
@@ -48,15 +50,29 @@ def padded_hash(data: bytes | memoryview) -> int:
 
 
 def raw(symbols: np.ndarray, bits: int) -> Coded:
-    if bits == 8:
-        payload = symbols.astype(np.uint8).tobytes()
-    else:
-        rows = np.zeros((-(-len(symbols) // 64), 64), np.uint64)
-        rows.reshape(-1)[: len(symbols)] = symbols
-        lanes = np.arange(64, dtype=np.uint64)
-        words = [(rows >> np.uint64(j) & np.uint64(1)) << lanes for j in range(bits)]
-        payload = np.stack([w.sum(axis=1, dtype=np.uint64) for w in words], axis=1).tobytes()
+    payload = symbols.astype(np.uint8).tobytes() if bits == 8 else bit_rows(symbols, bits)
     return spec.RAW, len(payload), payload
+
+
+def bit_rows(symbols: np.ndarray, bits: int) -> bytes:
+    """Rows of ``bits`` words, bit ``j`` of 64 symbols each."""
+    rows = np.zeros((-(-len(symbols) // 64), 64), np.uint64)
+    rows.reshape(-1)[: len(symbols)] = symbols
+    lanes = np.arange(64, dtype=np.uint64)
+    words = [(rows >> np.uint64(j) & np.uint64(1)) << lanes for j in range(bits)]
+    return np.stack([w.sum(axis=1, dtype=np.uint64) for w in words], axis=1).tobytes()
+
+
+def palette(symbols: np.ndarray, bits: int, code_bits: int, base: int) -> Coded:
+    """Code with a window that holds at least one of the symbols; others become patches."""
+    codes = (symbols.astype(np.int64) - base) % (1 << bits)
+    positions = np.flatnonzero(codes >= 1 << code_bits)
+    assert len(positions) < len(symbols)
+    codes[positions] = 0
+    payload = bit_rows(codes.astype(np.uint64), code_bits) if code_bits else b""
+    payload += positions.astype("<u2").tobytes() + symbols[positions].astype(np.uint8).tobytes()
+    payload += bytes([base])
+    return spec.PALETTE0 + code_bits, len(payload), payload
 
 
 def constant(symbols: np.ndarray, bits: int) -> Coded:
@@ -163,12 +179,18 @@ STYLES = ("fair", "random", "few", "unused")
 def any_coder(
     rng: np.random.Generator, symbols: np.ndarray, bits: int, *, exact: bool = False
 ) -> Coded:
-    """One of the coders that can hold these symbols, at random and however wasteful.
+    """One of rANS, raw and constant that can hold these symbols, at random and however wasteful.
 
     ``exact`` asks for tables of symbols that occur, as the document does of encoders: then every
-    bit of the payload matters.
+    bit of the payload matters. (A palette of equal symbols is exact too, but a run of zeros over
+    codes and base can make another of the same symbols.)
     """
-    choice = rng.integers(0, 8)
+    choice = rng.integers(0, 12)
+    if choice >= 8 and not (exact and (symbols == symbols[0]).all()):
+        code_bits = int(rng.integers(0, min(5, bits)))
+        inside = int(symbols[rng.integers(0, len(symbols))])
+        base = (inside - int(rng.integers(0, 1 << code_bits))) % (1 << bits)
+        return palette(symbols, bits, code_bits, base)
     if exact:
         coded = symbols[: (len(symbols) - 1) // 64 * 64]
         if len(np.unique(coded)) < 2:
@@ -181,6 +203,23 @@ def any_coder(
     p = 8 if choice % 2 else 12
     style = STYLES[rng.integers(0, len(STYLES) - exact)]
     return rans(symbols, p, random_table(rng, symbols, bits, p, style))
+
+
+def by_lz(
+    rng: np.random.Generator, choose: Choose, *, exact: bool = False
+) -> tuple[Choose, Callable[[bytes], bytes | None]]:
+    """`choose` with LZ for some planes, and for some blocks as a whole."""
+
+    def plane(symbols: np.ndarray, bits: int) -> Coded:
+        if bits < 8 or rng.random() < 0.5:
+            return choose(symbols, bits)
+        payload = make_lz.encode(rng, symbols.tobytes(), exact=exact)
+        return spec.LZ, len(payload), payload
+
+    def block(words: bytes) -> bytes | None:
+        return make_lz.encode(rng, words, exact=exact) if rng.random() < 0.4 else None
+
+    return plane, block
 
 
 # --- frames -------------------------------------------------------------------------------------
@@ -200,42 +239,128 @@ def transform(kind: spec.Type, words: np.ndarray) -> np.ndarray:
     return words
 
 
+Choose = Callable[[np.ndarray, int], Coded]  # codes symbols of so many bits
+Keep = Callable[[np.ndarray], np.ndarray | None]  # of a block: which words; None: not packed
+
+
 def build(
     name: str,
     shape: tuple[int, ...],
     data: bytes,
     block_log: int,
-    choose: Callable[[np.ndarray, int], Coded] | None,
+    choose: Choose | None,
+    choose_block: Callable[[bytes], bytes | None] | None = None,
+    *,
+    keep: Keep | None = None,
+    model: spec.Model | None = None,
 ) -> bytes:
     """A frame of ``data`` (little-endian, C order).
 
-    ``choose(symbols, bits)`` codes each plane; None makes a stored frame.
+    ``choose`` codes each plane; None makes a stored frame. ``keep`` makes a sparse frame: it says
+    which words of a block (uint64 [n]) are not left out, all of those that are not zero among them.
+    ``model`` makes a predicted one. ``choose_block(words)`` may give an LZ payload for a block of
+    several planes.
     """
     kind = spec.TYPES[CODES[name]]
     words = np.frombuffer(data, f"<u{kind.word_bytes}")
     assert len(words) == math.prod(shape) * kind.words
     size = 1 << block_log
+    flags = spec.STORED if choose is None else 0
+    section, widths = b"", kind.planes
+    if choose is not None and model is not None:
+        flags |= spec.PREDICTED
+        section, widths = model_section(model, choose), spec.PREDICTED_TYPES[name][1]
+    if choose is not None and keep is not None:
+        flags |= spec.SPARSE
     hashes, entries, payloads = b"", b"", b""
     for first in range(0, len(words), size):
         block = words[first : first + size]
         hashes += struct.pack("<Q", padded_hash(block.tobytes()))
         if choose is None:
             continue
-        y, shift = transform(kind, block.astype(np.uint64)), 8 * kind.word_bytes
-        for bits in kind.planes:
-            shift -= bits
-            symbols = y >> np.uint64(shift) & np.uint64((1 << bits) - 1)
-            coder, argument, payload = choose(symbols.astype(np.uint8), bits)
+        whole = choose_block(block.tobytes()) if choose_block and len(kind.planes) > 1 else None
+        if whole is not None:
+            entries += struct.pack("<I", spec.LZ_WORDS << 24 | len(whole))
+            entries += struct.pack("<I", spec.CONSTANT << 24) * (len(kind.planes) - 1)
+            payloads += whole + bytes(-len(whole) % 16)
+            continue
+        moved = block.astype(np.uint64)
+        if model is not None:
+            moved = spec.add_offsets(negative(model), kind, moved, first)
+        for symbols, bits in block_planes(kind, widths, moved, keep):
+            coder, argument, payload = (*spec.NOTHING, b"")
+            if symbols is None:
+                coder, argument = spec.NOT_PACKED
+            elif len(symbols):
+                coder, argument, payload = choose(symbols.astype(np.uint8), bits)
             entries += struct.pack("<I", coder << 24 | argument)
             payloads += payload + bytes(-len(payload) % 16)
     if choose is None:
         payloads = data
     table = struct.pack(f"<{len(shape)}Q", *shape) + hashes + entries
-    table += bytes(-(40 + len(table)) % 16)
+    table += bytes(-(40 + len(table)) % 16) + section
     total = 40 + len(table) + len(payloads)
     head = struct.pack("<4s4B", b"gpcf", 1, CODES[name], len(shape), block_log)
-    head += struct.pack("<3Q2I", len(data), total, 0, choose is None, 0)
+    head += struct.pack("<3Q2I", len(data), total, 0, flags, len(section))
     return reseal(head + table + payloads, 40 + len(table))
+
+
+def block_planes(
+    kind: spec.Type, widths: tuple[int, ...], words: np.ndarray, keep: Keep | None
+) -> Iterator[tuple[np.ndarray | None, int]]:
+    """Symbols and width of each plane of a block's words (uint64), mask and signs first.
+
+    The mask of a block that is not packed is None.
+    """
+    kept = None if keep is None else keep(words)
+    if keep is not None and kept is None:
+        yield None, spec.MASK_BITS
+        yield words[:0], 1
+    if kept is not None:
+        bit = np.zeros(-(-len(words) // 4) * 4, np.uint8)
+        bit[: len(words)] = kept
+        yield (bit.reshape(-1, 4) << np.arange(4, dtype=np.uint8)).sum(axis=1), spec.MASK_BITS
+        is_float = kind.transform.startswith("rotate")
+        signs = words[~kept] >> np.uint64(8 * kind.word_bytes - 1)
+        yield signs[: len(signs) if is_float else 0], 1
+        words = words[kept]
+    y, shift = transform(kind, words), 8 * kind.word_bytes
+    for bits in widths:
+        shift -= bits
+        yield y >> np.uint64(shift) & np.uint64((1 << bits) - 1), bits
+
+
+def is_zero(kind: spec.Type, words: np.ndarray) -> np.ndarray:
+    """Which words (uint64) the document calls zero."""
+    sign = 1 << (8 * kind.word_bytes - 1) if kind.transform.startswith("rotate") else 0
+    return words & np.uint64((1 << 64) - 1 - sign) == 0
+
+
+def negative(model: spec.Model) -> spec.Model:
+    """A model whose offsets are those of `model`, negated: what is added when encoding."""
+    return model._replace(sign=-1)
+
+
+def model_section(model: spec.Model, choose: Choose) -> bytes:
+    """The model as it stands in a frame; ``choose`` codes the offsets."""
+    parts = model.rows, model.columns, model.row_factors, model.column_factors
+    offsets = np.concatenate([part.reshape(-1) for part in parts]).astype(np.int8).tobytes()
+    fields = model.n_columns, model.tile_rows, model.base, model.row_factors.shape[1]
+    section = struct.pack("<IIhB5x", *fields)
+    section += build("uint8", (len(offsets),), offsets, 8, choose)
+    return section + bytes(-len(section) % 16)
+
+
+def random_model(rng: np.random.Generator, n_rows: int, n_columns: int) -> spec.Model:
+    """Any bytes are a valid model, if they are not more than the words."""
+    tile_rows = int(rng.integers(min(2, n_rows), n_rows + 1))
+    n_tiles = -(-n_rows // tile_rows)
+    spare = n_rows * n_columns - n_rows - n_tiles * n_columns
+    rank = int(rng.integers(0, min(16, spare // (n_rows + n_columns)) + 1))
+    sizes = (n_rows,), (n_tiles, n_columns), (n_rows, rank), (rank, n_columns)
+    spread = int(rng.integers(1, 129))
+    arrays = [rng.integers(-spread, spread, size) for size in sizes]
+    return spec.Model(n_columns, tile_rows, int(rng.integers(-(1 << 15), 1 << 15)), *arrays)
 
 
 def reseal(frame: bytes, first_payload: int | None = None) -> bytes:
@@ -249,15 +374,20 @@ def reseal(frame: bytes, first_payload: int | None = None) -> bytes:
 def payload_start(frame: bytes) -> int:
     """First payload according to the header as it stands, within the frame."""
     _, _, code, n_dims, block_log, decoded_bytes = struct.unpack("<4s4BQ", frame[:16])
+    flags, model_bytes = struct.unpack("<2I", frame[32:40])
     kind = spec.TYPES.get(code, spec.TYPES[1])
-    n_planes = 0 if frame[32] & 1 else len(kind.planes)
+    n_entries = len(kind.planes)
+    if flags & spec.PREDICTED and kind.name in spec.PREDICTED_TYPES:
+        n_entries = len(spec.PREDICTED_TYPES[kind.name][1])
+    n_entries = 0 if flags & spec.STORED else n_entries + (2 if flags & spec.SPARSE else 0)
     n_blocks = -(-(decoded_bytes // kind.word_bytes) // (1 << block_log))
-    return min(spec.align16(40 + 8 * n_dims + n_blocks * (8 + 4 * n_planes)), len(frame))
+    table = spec.align16(40 + 8 * n_dims + n_blocks * (8 + 4 * n_entries))
+    return min(table + model_bytes, len(frame))
 
 
 # --- random content -----------------------------------------------------------------------------
 
-CONTENTS = ("zero", "same", "two", "skewed", "normal", "noise", "mixed")
+CONTENTS = ("zero", "same", "two", "skewed", "normal", "noise", "mixed", "zeros")
 
 
 def random_data(rng: np.random.Generator, kind: spec.Type, n_words: int, content: str) -> bytes:
@@ -280,6 +410,9 @@ def random_data(rng: np.random.Generator, kind: spec.Type, n_words: int, content
         if width == 2:  # bfloat16
             return (values.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
         return values.astype(f"<f{width}").tobytes()
+    if content == "zeros":  # of either sign
+        noise *= rng.random((n_words, 1)) < rng.random()
+        noise[:, -1] |= 128 * (rng.random(n_words) < rng.integers(0, 2) * 0.5).astype(np.uint8)
     if content == "mixed":
         noise[: n_words // 2] = 7
         noise[n_words // 2 :, 0] %= 3
@@ -300,28 +433,61 @@ def random_shape(rng: np.random.Generator, n: int) -> tuple[int, ...]:
     return (n,)
 
 
+def random_keep(rng: np.random.Generator, kind: spec.Type, *, exact: bool) -> Keep:
+    """Packs some blocks; unless ``exact``, some words that are zero are kept."""
+
+    def keep(words: np.ndarray) -> np.ndarray | None:
+        if rng.random() < 0.2:
+            return None
+        kept = ~is_zero(kind, words)
+        return kept if exact or rng.random() < 0.7 else kept | (rng.random(len(kept)) < 0.2)
+
+    return keep
+
+
 def random_frame(
-    rng: np.random.Generator, max_words: int = 1000, *, name: str | None = None, exact: bool = False
+    rng: np.random.Generator,
+    max_words: int = 1000,
+    *,
+    name: str | None = None,
+    exact: bool = False,
+    lz: bool = False,
 ) -> Made:
     kind = spec.TYPES[CODES[name] if name else int(rng.integers(1, 21))]
     block_log = int(rng.integers(6, 17)) if rng.random() < 0.3 else int(rng.integers(6, 9))
     n = int(rng.integers(1, max_words + 1)) if rng.random() < 0.7 else 64 * int(rng.integers(1, 6))
     shape = random_shape(rng, n + int(rng.integers(-1, 2)))
     content = CONTENTS[rng.integers(0, len(CONTENTS))]
+    model, keep = None, None
+    if kind.name in spec.PREDICTED_TYPES and rng.random() < 0.6:
+        shape = (int(rng.integers(2, max(3, max_words // 32))), 32 + int(rng.integers(0, 9)))
+        model = random_model(rng, *shape)
+    if rng.random() < 0.3:
+        keep = random_keep(rng, kind, exact=exact)
+        content = "zeros" if rng.random() < 0.5 else content
     data = random_data(rng, kind, math.prod(shape) * kind.words, content)
     stored = rng.random() < 0.1
 
     def choose(symbols: np.ndarray, bits: int) -> Coded:
         return any_coder(rng, symbols, bits, exact=exact)
 
-    frame = build(kind.name, shape, data, block_log, None if stored else choose)
-    label = f"{kind.name}-{content}-{len(data)}B-log{block_log}" + "-stored" * stored
-    return Made(label, frame, kind.name, shape, data)
+    if lz:
+        frame = build(kind.name, shape, data, block_log, *by_lz(rng, choose, exact=exact))
+        return Made(
+            f"{kind.name}-{content}-{len(data)}B-log{block_log}-lz", frame, kind.name, shape, data
+        )
+    way = None if stored else choose
+    frame = build(kind.name, shape, data, block_log, way, keep=keep, model=model)
+    label = f"{kind.name}-{content}-{len(data)}B-log{block_log}"
+    marks = ("stored",) if stored else ("sparse",) * bool(keep) + ("predicted",) * bool(model)
+    return Made("-".join((label, *marks)), frame, kind.name, shape, data)
 
 
-def random_frames(seed: int, count: int, max_words: int = 1000) -> Iterator[Made]:
+def random_frames(
+    seed: int, count: int, max_words: int = 1000, *, lz: bool = False
+) -> Iterator[Made]:
     for i in range(count):
-        yield random_frame(np.random.default_rng([seed, i]), max_words)
+        yield random_frame(np.random.default_rng([seed, i]), max_words, lz=lz)
 
 
 if __name__ == "__main__":

@@ -10,22 +10,42 @@ each frame the data type, shape, SHA-256 of the decoded bytes and of the frame i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import make_frames
+import ml_dtypes
+import numpy as np
 import seeds
-from helpers import sha256
+from helpers import raw_bytes, sha256
 
-from gpucodec.kernels import spec
+import gpucodec
+from gpucodec.kernels import quantspec, spec
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def candidates() -> list[make_frames.Made]:
-    frames = seeds.encoded()
+    frames = seeds.encoded() + seeds.repeated()
     for i, made in enumerate(make_frames.random_frames(seed=1, count=40, max_words=200)):
         frames.append(made._replace(label=f"made-{i:02}-{made.label}"))
-    return [made for made in frames if len(made.frame) <= 8192]
+    for i, made in enumerate(make_frames.random_frames(seed=2, count=20, max_words=200, lz=True)):
+        frames.append(made._replace(label=f"made-lz-{i:02}-{made.label}"))
+    return [made for made in [*frames, *containers()] if len(made.frame) <= 8192]
+
+
+def containers() -> Iterator[make_frames.Made]:
+    """Quantized tensors in every format, with exceptions."""
+    rng = np.random.default_rng(2)
+    for i, name in enumerate(quantspec.BY_NAME):
+        dtype = np.dtype((np.float32, ml_dtypes.bfloat16, np.float16)[i % 3])
+        array = rng.normal(size=(3, 37)).astype(dtype)
+        array[1, 5], array[2, 3] = np.nan, -0.0
+        bound = gpucodec.ErrorBound(rel=0.2) if i % 2 else None
+        config = gpucodec.QuantizeConfig(name, 16, axis=0 if i % 4 == 3 else -1, bound=bound)
+        frame = gpucodec.encode_quantized(array, config).tobytes()
+        raw = raw_bytes(gpucodec.decode(frame))
+        yield make_frames.Made(f"quantized-{name}-{dtype.name}", frame, dtype.name, (3, 37), raw)
 
 
 def main() -> None:

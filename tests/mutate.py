@@ -13,7 +13,9 @@ import random
 import struct
 
 import make_frames
+import make_lz
 import spec_decoder as spec
+from spec_base import Refused
 
 EDGES = sorted(
     {(1 << k) + d for k in (0, 5, 6, 8, 12, 15, 16, 31, 32, 62, 63, 64) for d in (-1, 0, 1)}
@@ -27,7 +29,9 @@ class Parts:
         layout = spec.read_layout(frame)
         self.code, self.n_dims, self.block_log = frame[5:8]
         self.decoded_bytes = struct.unpack_from("<Q", frame, 8)[0]
-        self.flags, self.reserved = struct.unpack_from("<2I", frame, 32)
+        self.flags, model_bytes = struct.unpack_from("<2I", frame, 32)
+        self.model = frame[layout.start - model_bytes : layout.start]
+        self.model_bytes: int | None = None  # a lie
         self.shape = list(layout.shape)
         self.hashes = list(layout.hashes)
         flat = [entry for block in layout.entries for entry in block]
@@ -64,13 +68,14 @@ class Parts:
             *self.hashes,
             *entries,
         )
-        table += bytes(-(40 + len(table)) % 16)
+        table += bytes(-(40 + len(table)) % 16) + self.model
         body = b"".join(payloads) + self.words
         size = 40 + len(table) + len(body)
         if rng.random() < 0.02:
             size = rng.choice(EDGES) & (1 << 64) - 1
         fields = (1, self.code, self.n_dims & 255, self.block_log & 255)
-        sizes = (self.decoded_bytes & (1 << 64) - 1, size, 0, self.flags, self.reserved)
+        model_bytes = len(self.model) if self.model_bytes is None else self.model_bytes
+        sizes = (self.decoded_bytes & (1 << 64) - 1, size, 0, self.flags, model_bytes)
         head = struct.pack("<4s4B3Q2I", b"gpcf", *fields, *sizes)
         return make_frames.reseal(head + table + body)
 
@@ -98,8 +103,11 @@ def mutate_header(parts: Parts, rng: random.Random) -> None:
     elif kind == 3:
         parts.decoded_bytes = number(rng, parts.decoded_bytes, 64)
     elif kind == 4:
-        parts.flags = rng.choice((0, 1, 1, 2, 3, 1 << 31))
-        parts.reserved = rng.choice((0, 0, 0, 1 << rng.randrange(32)))
+        parts.flags = rng.choice((*range(8), 8, 1 << 31))
+        if rng.random() < 0.5:
+            parts.model_bytes = rng.choice(
+                (0, 8, 16, len(parts.model) + 16, 1 << rng.randrange(32))
+            )
     elif kind == 5 and parts.shape:
         i = rng.randrange(len(parts.shape))
         parts.shape[i] = number(rng, parts.shape[i], 64)
@@ -117,7 +125,7 @@ def mutate_entry(parts: Parts, rng: random.Random, others: list[Parts]) -> None:
     i = rng.randrange(len(parts.coders))
     kind = rng.randrange(6)
     if kind == 0:
-        parts.coders[i] = rng.choice((0, 1, 2, 3, 4, 255))
+        parts.coders[i] = rng.choice((*range(11), 255))
     elif kind == 1:
         parts.arguments[i] = number(rng, parts.arguments[i], 24)
     elif kind == 2:
@@ -148,14 +156,73 @@ def mutate_payload(parts: Parts, rng: random.Random) -> None:
     payload = bytearray(parts.payloads[i])
     if parts.coders[i] in (spec.RANS8, spec.RANS12) and len(payload) > 136:
         payload = mutate_rans(payload, parts.coders[i], rng)
+    elif spec.PALETTE0 <= parts.coders[i] <= spec.PALETTE4 and len(payload) > 4:
+        payload = mutate_palette(payload, rng)
+    elif parts.coders[i] in (spec.LZ, spec.LZ_WORDS) and len(payload) > 16:
+        payload = mutate_lz(payload, rng)
     else:
         payload[rng.randrange(len(payload))] = rng.randrange(256)
     if rng.random() < 0.1:  # bytes come or go
         at = rng.randrange(len(payload) + 1)
         cut = rng.choice((0, 1, 2, 3, 16, 128))
         payload[at : at + cut] = rng.randbytes(rng.choice((0, 0, 1, 2, 3, 16)))
+        if parts.coders[i] in (spec.LZ, spec.LZ_WORDS):
+            payload = bytearray(make_lz.seal(bytes(payload)))
     parts.payloads[i] = bytes(payload)
     parts.arguments[i] = len(payload)
+
+
+def mutate_palette(payload: bytearray, rng: random.Random) -> bytearray:
+    """Another base, patch or code; positions that are out of order, or too large."""
+    n_most = (len(payload) - 1) // 3
+    kind = rng.randrange(5)
+    if kind == 0:
+        payload[-1] = rng.randrange(256)
+    elif kind == 1:  # perhaps a patch symbol
+        payload[-2 - rng.randrange(min(n_most, 8))] = rng.randrange(256)
+    elif kind == 2:  # perhaps a position
+        at = 2 * rng.randrange((len(payload) - 1) // 2)
+        struct.pack_into("<H", payload, at, number(rng, 64, 16))
+    elif kind == 3:  # a patch less, or one more
+        payload[-4:-1] = rng.choice((b"", payload[-4:-1] * 2))
+    else:
+        payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
+    return payload
+
+
+def mutate_model(parts: Parts, rng: random.Random) -> None:
+    """Other sizes, base or rank, another frame of offsets, or other padding."""
+    if len(parts.model) < 56:
+        return
+    fixed, nested = bytearray(parts.model[:16]), parts.model[16:]
+    [size] = struct.unpack_from("<Q", nested, 16)
+    kind = rng.randrange(8)
+    if kind < 2:
+        struct.pack_into("<I", fixed, 4 * kind, number(rng, 32, 32) if rng.random() < 0.5 else 32)
+    elif kind == 2:
+        fixed[8 + rng.randrange(2)] = rng.randrange(256)
+    elif kind == 3:
+        fixed[10] = rng.choice((0, 1, 2, 15, 16, 17, 255))
+    elif kind == 4:
+        fixed[11 + rng.randrange(5)] = rng.choice((0, 1, 128))
+    elif kind == 5:
+        nested = nested[: rng.randrange(len(nested) + 1)] + rng.randbytes(rng.choice((0, 0, 16)))
+    else:
+        try:
+            offsets = Parts(nested[:size])
+        except Refused:  # changed before
+            return
+        if offsets.coders and rng.random() < 0.2:
+            mutate_entry(offsets, rng, [offsets])
+        elif rng.random() < 0.3:
+            mutate_header(offsets, rng)
+        else:
+            mutate_payload(offsets, rng)
+        nested = offsets.frame(rng)
+        if rng.random() < 0.8:
+            nested = rehashed(nested) or nested
+    parts.model = bytes(fixed) + nested
+    parts.model += bytes(-len(parts.model) % 16)
 
 
 def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray:
@@ -206,11 +273,34 @@ def mutate_rans(payload: bytearray, coder: int, rng: random.Random) -> bytearray
     return payload
 
 
+def mutate_lz(payload: bytearray, rng: random.Random) -> bytearray:
+    """Another field of the header, or bytes behind it, under a check that mostly holds."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        struct.pack_into("<I", payload, 4, number(rng, struct.unpack_from("<I", payload, 4)[0], 32))
+    elif kind == 1:
+        at = rng.choice((8, 10))
+        struct.pack_into(
+            "<H", payload, at, number(rng, struct.unpack_from("<H", payload, at)[0], 16)
+        )
+    elif kind == 2:
+        n_words = number(rng, struct.unpack_from("<I", payload, 12)[0], 32)
+        struct.pack_into("<I", payload, 12, n_words)
+    elif kind == 3:
+        at, run = rng.randrange(16, len(payload)), rng.choice((1, 1, 2, 8, 40))
+        payload[at : at + run] = rng.randbytes(len(payload[at : at + run]))
+    else:
+        payload[rng.randrange(4, min(len(payload), rng.choice((60, 1 << 16))))] ^= (
+            1 << rng.randrange(8)
+        )
+    return bytearray(make_lz.seal(bytes(payload))) if rng.random() < 0.95 else payload
+
+
 def mutate_table(table: bytes, n: int, p: int, width: int, rng: random.Random) -> bytes:
     """Width and table with moved frequencies, so that the sum stays or not, or another symbol."""
     try:
         symbols, freq, _ = spec.read_table(table, n, p, width)
-    except (spec.Refused, ValueError):
+    except (Refused, ValueError):
         return bytes([width]) + table
     symbols, freq = symbols.copy(), freq.copy()
     a, b = rng.randrange(n), rng.randrange(n)
@@ -230,7 +320,9 @@ def mutant(base: Parts, rng: random.Random, others: list[Parts]) -> bytes:
     parts = base.copy()
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         kind = rng.random()
-        if kind < 0.12:
+        if parts.model and kind < 0.2:
+            mutate_model(parts, rng)
+        elif kind < 0.12:
             mutate_header(parts, rng)
         elif kind < 0.3 and parts.coders:
             mutate_entry(parts, rng, others)
@@ -251,7 +343,7 @@ def rehashed(frame: bytes) -> bytes | None:
             struct.pack("<Q", make_frames.padded_hash(spec.decode_block(frame, layout, block)))
             for block in range(len(layout.hashes))
         )
-    except spec.Refused:
+    except Refused:
         return None
     at = 40 + 8 * len(layout.shape)
     return make_frames.reseal(frame[:at] + hashes + frame[at + len(hashes) :])

@@ -25,16 +25,24 @@ import mutate
 import numpy as np
 import seeds
 import spec_decoder
-from helpers import CONTENTS, NAMES, sample
+from helpers import CONTENTS, NAMES, repetitive, sample
 
 import gpucodec
-from gpucodec import cpu, dtypes, frame as container
-from gpucodec.kernels import encode as kernel
+from gpucodec import LZConfig, TensorConfig, cpu, cpu_lz, dtypes, frame as container
+from gpucodec.kernels import encode as kernel, encode_full, lz_encode_blocks, predictor, spec
 
 POISON = 0xA5
 CANARY = 64
+PROFILES = ("ratio", "fast", "auto")
 ROOM = 1 << 20
 LIMIT = ROOM // 2
+
+
+# rows, columns and type of frames of the largest block: plain, sparse, predicted, both
+LARGEST = (
+    *((256, 256, "float16"), (65_473, 1, "uint8"), (65_535, 1, "uint32")),
+    *((512, 128, "float32"), (1000, 65, "bfloat16")),
+)
 
 
 class Guarded:
@@ -58,16 +66,29 @@ class Guarded:
 
 
 def all_seeds() -> list[make_frames.Made]:
-    """The small seeds, more small ones, and two of the largest block."""
+    """The small seeds, more small ones, and `LARGEST` of the largest block."""
     frames = seeds.encoded() + seeds.made() + list(make_frames.random_frames(11, 60, 200))
-    for n, name in ((65_536, "float16"), (65_473, "uint8")):
-        rng = np.random.default_rng(n)
+    frames += seeds.repeated() + seeds.made_lz()
+    frames += make_frames.random_frames(12, 40, 200, lz=True)
+    array = repetitive("int32", 65_536, "steps")
+    frame = gpucodec.encode(array, gpucodec.TensorConfig(lz=True)).tobytes()
+    frames.append(make_frames.Made("largest-lz", frame, "int32", array.shape, array.tobytes()))
+    for rows, columns, name in LARGEST:
+        rng = np.random.default_rng(rows)
         kind = spec_decoder.TYPES[make_frames.CODES[name]]
-        data = make_frames.random_data(rng, kind, n, "skewed")
-        frame = make_frames.build(
-            name, (n,), data, 16, lambda s, b, rng=rng: make_frames.any_coder(rng, s, b)
-        )
-        frames.append(make_frames.Made(f"largest-{name}", frame, name, (n,), data))
+        content, keep, model = "skewed", None, None
+        if name in {"bfloat16", "uint32"}:
+            content, keep = "zeros", make_frames.random_keep(rng, kind, exact=False)
+        if name in {"bfloat16", "float32"}:
+            model = make_frames.random_model(rng, rows, columns)
+        data = make_frames.random_data(rng, kind, rows * columns, content)
+
+        def choose(s: np.ndarray, b: int, rng: np.random.Generator = rng) -> make_frames.Coded:
+            return make_frames.any_coder(rng, s, b)
+
+        shape = rows, columns
+        frame = make_frames.build(name, shape, data, 16, choose, keep=keep, model=model)
+        frames.append(make_frames.Made(f"largest-{name}", frame, name, shape, data))
     return [made for made in frames if len(made.frame) < LIMIT]
 
 
@@ -79,7 +100,7 @@ def guard(count: int, seed: int) -> dict[str, int]:
     outcomes: collections.Counter[str] = collections.Counter()
     rng = random.Random(seed)
     for trial in range(count):
-        i = rng.choice(small) if trial % 64 else len(made) - 1 - trial // 64 % 2
+        i = rng.choice(small) if trial % 64 else len(made) - 1 - trial // 64 % (len(LARGEST) + 1)
         frame = mutate.mutant(parts[i], rng, parts)
         if len(frame) > ROOM - CANARY:
             continue
@@ -142,10 +163,15 @@ def encode(count: int, seed: int) -> dict[str, int]:
         n = int(rng.integers(1, 1000) if trial % 32 else rng.integers(60_000, 66_000))
         n = min(n, LIMIT // dtype.itemsize)
         array = sample(dtype.name, n, CONTENTS[trial % len(CONTENTS)], trial)
+        if dtype.name in spec.PREDICTED_TYPES and trial % 8 == 0:  # what may have a model
+            array = scaled(rng, dtype)
+            n = array.size
         placed, _ = source.place(array.nbytes, low=bool(trial & 1))
-        placed[:] = array.view(np.uint8)
+        placed[:] = array.reshape(-1).view(np.uint8)
         block_log = int(rng.integers(6, 10) if trial % 32 else 16)
-        frame = gpucodec.encode(placed.view(dtype.numpy), gpucodec.TensorConfig(1 << block_log))
+        words = placed.view(dtype.numpy).reshape(array.shape)
+        profile = PROFILES[trial // 3 % 3]
+        frame = gpucodec.encode(words, gpucodec.TensorConfig(1 << block_log, profile))
         assert gpucodec.decode(frame).tobytes() == array.tobytes(), trial
 
         n_words = n * row.words
@@ -160,7 +186,54 @@ def encode(count: int, seed: int) -> dict[str, int]:
             *(out, entries, hashes, kernel.scratch(1 << block_log)),
         )
         assert (canary == POISON).all(), (trial, seed)
+
+        flags = spec.SPARSE if trial & 4 else 0
+        entries = np.empty((n_blocks, container.entries_a_block(dtype, flags)), np.uint32)
+        room = container.max_payload_bytes(dtype, n_words, block_log, flags) + cpu.WRITE_SLACK
+        out, canary = target.place(min(room, ROOM - CANARY), low=bool(trial & 2))
+        out[:] = canary[:] = POISON
+        encode_full.encode_blocks()(
+            *(placed, 0, 1 << block_log, row.word_bytes, row.transform, dtype.bits),
+            *(trial % 3, flags > 0, False, predictor.NO_MODEL),
+            *(out, entries, hashes, encode_full.scratch(1 << block_log)),
+        )
+        assert (canary == POISON).all(), (trial, seed)
+        encode_by_lz(source, target, trial)
     return {"encoded": count}
+
+
+def scaled(rng: np.random.Generator, dtype: dtypes.DType) -> np.ndarray:
+    """A matrix of rows and columns of different scale, some of it zero: what may have a model."""
+    n_columns = int(rng.integers(64, 200))
+    n_rows = -(-spec.MODEL_MIN_WORDS // n_columns)
+    logs = rng.normal(0, 2, (n_rows, 1)) + rng.normal(0, 2, (1, n_columns)) - 3
+    values = np.exp2(logs + rng.normal(0, 0.3, logs.shape))
+    return (values * (rng.random(logs.shape) < rng.random())).astype(dtype.numpy)
+
+
+def encode_by_lz(source: Guarded, target: Guarded, trial: int) -> None:
+    """The same for LZ: all blocks by it, and only those that it makes smaller."""
+    rng = np.random.default_rng([trial, 1])
+    name = ("uint8", "int16", "int32", "int64", "float32", "bool")[trial % 6]
+    content = ("text", "runs", "steps", "sparse")[trial // 6 % 4]
+    n = int(rng.integers(1, 1000) if trial % 32 else rng.integers(60_000, 65_536))
+    array = repetitive(name, n, content, trial)
+    placed, _ = source.place(array.nbytes, low=bool(trial & 1))
+    placed[:] = array.view(np.uint8)
+    width = array.itemsize
+    for config in (LZConfig("ratio", (None, 1, 2, 4, 8)[trial % 5]), TensorConfig(64, lz=True)):
+        frame = gpucodec.encode(placed.view(array.dtype), config)
+        assert gpucodec.decode(frame).tobytes() == array.tobytes(), trial
+
+    n_blocks = -(-array.nbytes // 65_536)
+    out, canary = target.place(cpu_lz.room(array.nbytes, n_blocks), low=bool(trial & 2))
+    out[:] = canary[:] = POISON
+    entries = np.empty((n_blocks, 1 + trial % 2), np.uint32)
+    hashes = np.empty(n_blocks, np.uint64)
+    lz_encode_blocks.encode_blocks(
+        *(placed, 65_536, width, trial % 2, out, entries, hashes, lz_encode_blocks.scratch())
+    )
+    assert (canary == POISON).all(), trial
 
 
 def overrun() -> None:
@@ -198,5 +271,6 @@ if __name__ == "__main__":
             check_bounds_are_checked()
         run = {"guard": guard, "oracle": oracle, "encode": encode}[mode]
         outcomes = run(int(numbers[0]), int(numbers[1]))
-        vars(cpu._scratch).clear()  # a heap that is checked is checked when it is given back
+        vars(cpu._scratch).clear()
+        vars(cpu_lz._scratch).clear()  # a heap that is checked is checked when it is given back
         print(json.dumps(outcomes | {"bounds": bounds}))

@@ -13,10 +13,8 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-
-
-class Refused(ValueError):
-    """The frame breaks a "must" of the document."""
+import spec_lz
+from spec_base import must, xxh3
 
 
 class Type(NamedTuple):
@@ -50,7 +48,18 @@ TYPES = {
     19: Type("float8_e5m2fnuz", 1, 1, "plain", (8,)),
     20: Type("float8_e8m0fnu", 1, 1, "plain", (8,)),
 }
-RAW, CONSTANT, RANS8, RANS12 = range(4)
+RAW, CONSTANT, RANS8, RANS12, PALETTE0 = range(5)
+PALETTE4, LZ, LZ_WORDS = 8, 9, 10
+STORED, SPARSE, PREDICTED = 1, 2, 4  # flags
+MASK_BITS = 4
+NOT_PACKED = (CONSTANT, 15)  # mask of a block that is not packed
+NOTHING = (CONSTANT, 0)  # entry of a plane without symbols
+# mantissa bits and planes of predicted types
+PREDICTED_TYPES = {
+    "float16": (10, (7, 8, 1)),
+    "bfloat16": (7, (2, 8, 5, 1)),
+    "float32": (23, (2, 8, 6, 8, 7, 1)),
+}
 FLOAT64_BIAS = 128 << 53
 
 
@@ -60,6 +69,19 @@ class Decoded(NamedTuple):
     name: str
     shape: tuple[int, ...]
     raw: np.ndarray
+
+
+class Model(NamedTuple):
+    """Of a predicted frame; the offsets are int64 arrays."""
+
+    n_columns: int
+    tile_rows: int
+    base: int
+    rows: np.ndarray  # [n_rows]
+    columns: np.ndarray  # [n_tiles, n_columns]
+    row_factors: np.ndarray  # [n_rows, rank]
+    column_factors: np.ndarray  # [rank, n_columns]
+    sign: int = 1  # -1 takes the offsets off
 
 
 class Layout(NamedTuple):
@@ -73,12 +95,17 @@ class Layout(NamedTuple):
     entries: list[list[tuple[int, int]]]  # [block][plane]: coder, argument
     payloads: list[list[tuple[int, int]]]  # [block][plane]: first byte, number of bytes
     start: int  # where the payloads start
-    stored: bool
+    flags: int
+    planes: tuple[int, ...]  # of the words, without mask and signs
+    model: Model | None
 
+    @property
+    def stored(self) -> bool:
+        return self.flags == STORED
 
-def must(condition: bool, what: str) -> None:
-    if not condition:
-        raise Refused(what)
+    @property
+    def sparse(self) -> bool:
+        return bool(self.flags & SPARSE)
 
 
 def align16(x: int) -> int:
@@ -86,7 +113,11 @@ def align16(x: int) -> int:
 
 
 def decode(frame: bytes) -> Decoded:
-    """Decode one frame; raises `Refused`."""
+    """Decode one frame, or a container of frames; raises `Refused`."""
+    if frame[:4] == b"gpcq":
+        import spec_quantized  # which decodes the frames inside with this module
+
+        return spec_quantized.decode(frame)
     layout = read_layout(frame)
     blocks = []
     for block, stored_hash in enumerate(layout.hashes):
@@ -103,14 +134,39 @@ def decode_block(frame: bytes, layout: Layout, block: int) -> bytes:
     if layout.stored:
         first = layout.start + block * layout.block_words * kind.word_bytes
         return frame[first : first + n * kind.word_bytes]
-    planes = []
-    for bits, (coder, argument), (first, size) in zip(
-        kind.planes, layout.entries[block], layout.payloads[block], strict=True
-    ):
+    if layout.entries[block][0][0] == LZ_WORDS:
+        first, size = layout.payloads[block][0]
+        must(not any(frame[first + size : first + align16(size)]), "padding of a payload")
+        return spec_lz.decode(frame[first : first + size], n * kind.word_bytes)
+    parts = zip(layout.entries[block], layout.payloads[block], strict=True)
+
+    def next_plane(n_symbols: int, bits: int) -> np.ndarray:
+        (coder, argument), (first, size) = next(parts)
+        if n_symbols == 0:
+            must((coder, argument) == NOTHING, "a plane without symbols is constant 0")
+            return np.zeros(0, np.uint8)
         payload = frame[first : first + size]
         must(not any(frame[first + size : first + align16(size)]), "padding of a payload")
-        planes.append(decode_plane(coder, argument, payload, n, bits))
-    return merge_planes(kind, planes)
+        return decode_plane(coder, argument, payload, n_symbols, bits)
+
+    kept = np.ones(n, bool)
+    if layout.sparse:
+        packed = layout.entries[block][0] != NOT_PACKED
+        mask = next_plane(-(-n // 4), MASK_BITS)
+        if packed:
+            bit = (mask[:, None] >> np.arange(MASK_BITS) & 1).reshape(-1)
+            must(not bit[n:].any(), "bits of the mask beyond the block")
+            kept = bit[:n] == 1
+        is_float = kind.transform.startswith("rotate")
+        signs = next_plane(int((~kept).sum()) if is_float else 0, 1)
+    words = np.zeros(n, np.uint64)
+    planes = [next_plane(int(kept.sum()), bits) for bits in layout.planes]
+    words[kept] = merge_planes(kind, layout.planes, planes)
+    if layout.sparse and is_float:
+        words[~kept] = signs.astype(np.uint64) << np.uint64(8 * kind.word_bytes - 1)
+    if layout.model is not None:
+        words = add_offsets(layout.model, kind, words, block * layout.block_words)
+    return words.astype(f"<u{kind.word_bytes}").tobytes()
 
 
 # --- header and table ---------------------------------------------------------------------------
@@ -119,16 +175,23 @@ def decode_block(frame: bytes, layout: Layout, block: int) -> bytes:
 def read_layout(frame: bytes) -> Layout:
     must(len(frame) >= 40, "shorter than a header")
     magic, version, code, n_dims, block_log = struct.unpack("<4s4B", frame[:8])
-    decoded_bytes, encoded_bytes, stored_hash, flags, reserved = struct.unpack("<3Q2I", frame[8:40])
+    decoded_bytes, encoded_bytes, stored_hash, flags, model_bytes = struct.unpack(
+        "<3Q2I", frame[8:40]
+    )
     must(magic == b"gpcf", "magic")
     must(version == 1, "version")
     must(encoded_bytes == len(frame), "encoded_bytes differs from the input")
     must(code in TYPES, "dtype code")
     must(n_dims <= 64, "n_dims")
     must(6 <= block_log <= 16, "block_log")
-    must(flags <= 1, "flags")
-    must(reserved == 0, "reserved field")
+    must(flags <= 1 or not flags & ~(SPARSE | PREDICTED), "flags")
+    must((model_bytes > 0) == bool(flags & PREDICTED), "size of the model")
+    must(model_bytes % 16 == 0, "size of the model")
     kind = TYPES[code]
+    planes = kind.planes
+    if flags & PREDICTED:
+        must(kind.name in PREDICTED_TYPES, "type of a predicted frame")
+        planes = PREDICTED_TYPES[kind.name][1]
 
     at = 40 + 8 * n_dims
     must(at <= len(frame), "no room for the shape")
@@ -140,8 +203,10 @@ def read_layout(frame: bytes) -> Layout:
 
     block_words = 1 << block_log
     n_blocks = -(-n_words // block_words)
-    n_planes = 0 if flags else len(kind.planes)
-    first_payload = align16(at + 8 * n_blocks + 4 * n_blocks * n_planes)
+    planes = () if flags == STORED else planes
+    n_planes = len(planes) + (2 if flags & SPARSE else 0)
+    table_end = align16(at + 8 * n_blocks + 4 * n_blocks * n_planes)
+    first_payload = table_end + model_bytes
     must(first_payload <= len(frame), "no room for the table")
     head = frame[:24] + bytes(8) + frame[32:first_payload]
     must(xxh3(head) == stored_hash, "hash of header and table")
@@ -150,37 +215,86 @@ def read_layout(frame: bytes) -> Layout:
     at += 8 * n_blocks
     flat = struct.unpack_from(f"<{n_blocks * n_planes}I", frame, at)
     at += 4 * n_blocks * n_planes
-    must(not any(frame[at:first_payload]), "padding of the table")
+    must(not any(frame[at:table_end]), "padding of the table")
+    model = None
+    if flags & PREDICTED:
+        model = read_model(frame[table_end:first_payload], n_words)
 
     entries, payloads, at = [], [], first_payload
     for block in range(n_blocks):
         row = [(e >> 24, e & 0xFFFFFF) for e in flat[block * n_planes : (block + 1) * n_planes]]
         places = []
-        for coder, argument in row:
-            must(coder <= RANS12, "coder")
+        for p, (coder, argument) in enumerate(row):
+            must(coder <= LZ_WORDS, "coder")
+            must(coder < LZ or not flags, "LZ in a sparse or predicted frame")
+            must(coder != LZ or kind.planes[p] == 8, "LZ of a narrow plane")
+            if coder == LZ_WORDS:
+                must(n_planes > 1 and p == 0, "LZ of words as a plane")
+                must(row[1:] == [(CONSTANT, 0)] * (n_planes - 1), "planes beside LZ of words")
             size = 0 if coder == CONSTANT else argument
             places.append((at, size))
             at += align16(size)
         entries.append(row)
         payloads.append(places)
-    if flags:
+    if flags == STORED:
         at += decoded_bytes
     must(at == len(frame), "payload sizes disagree with encoded_bytes")
     return Layout(
-        *(kind, shape, block_words, n_words, hashes, entries, payloads, first_payload, flags == 1)
+        *(kind, shape, block_words, n_words, hashes, entries, payloads, first_payload, flags),
+        *(planes, model),
     )
+
+
+def read_model(section: bytes, n_words: int) -> Model:
+    must(len(section) >= 16 + 40, "no room for the model")
+    n_columns, tile_rows, base, rank = struct.unpack("<IIhB", section[:11])
+    must(not any(section[11:16]), "reserved bytes of the model")
+    must(32 <= n_columns <= 1 << 15, "columns of the model")
+    must(n_words > 0 and n_words % n_columns == 0, "columns of the model")
+    n_rows = n_words // n_columns
+    must(1 <= tile_rows <= n_rows, "rows of a tile")
+    must(rank <= 16, "rank")
+    n_tiles = -(-n_rows // tile_rows)
+    sizes = [n_rows, n_tiles * n_columns, n_rows * rank, rank * n_columns]
+    must(sum(sizes) <= n_words, "more offsets than words")
+    [size] = struct.unpack("<Q", section[32:40])  # encoded_bytes of the offsets' frame
+    must(0 <= len(section) - 16 - size < 16, "size of the offsets' frame")
+    must(not any(section[16 + size :]), "padding of the model")
+    offsets = decode(section[16 : 16 + size])
+    must((offsets.name, offsets.shape) == ("uint8", (sum(sizes),)), "the offsets' frame")
+    parts = np.split(offsets.raw.view(np.int8).astype(np.int64), np.cumsum(sizes)[:-1])
+    rows, columns, row_factors, column_factors = parts
+    return Model(
+        *(n_columns, tile_rows, base, rows, columns.reshape(n_tiles, n_columns)),
+        *(row_factors.reshape(n_rows, rank), column_factors.reshape(rank, n_columns)),
+    )
+
+
+def add_offsets(model: Model, kind: Type, words: np.ndarray, first: int) -> np.ndarray:
+    """Words number `first` ... of a predicted frame, with their offsets added back."""
+    i, j = np.divmod(first + np.arange(len(words)), model.n_columns)
+    p = (model.row_factors[i] * model.column_factors[:, j].T).sum(axis=1)
+    p = (p + (1 << 15)) % (1 << 16) - (1 << 15)
+    columns = model.columns[i // model.tile_rows, j]
+    offset = model.sign * (model.base + 8 * (model.rows[i] + columns) + (p >> 1))
+    whole = 1 << (8 * kind.word_bytes - 1)
+    d = (offset << (PREDICTED_TYPES[kind.name][0] - 6)) % whole
+    x = words.astype(np.int64)
+    m = x % whole
+    moved = np.where((m + d) % whole == 0, d, (m + d) % whole)
+    return (np.where(m == 0, 0, moved) + x - m).astype(np.uint64)
 
 
 # --- planes -------------------------------------------------------------------------------------
 
 
-def merge_planes(kind: Type, planes: list[np.ndarray]) -> bytes:
-    """Bit fields, most significant first, back to little-endian words."""
+def merge_planes(kind: Type, widths: tuple[int, ...], planes: list[np.ndarray]) -> np.ndarray:
+    """Bit fields, most significant first, back to words (uint64)."""
     word = np.zeros(len(planes[0]), np.uint64)
-    for bits, symbols in zip(kind.planes, planes, strict=True):
+    for bits, symbols in zip(widths, planes, strict=True):
         word = word << np.uint64(bits) | symbols.astype(np.uint64)
     x = inverse_transform(kind.transform, word, 8 * kind.word_bytes)
-    return x.astype(f"<u{kind.word_bytes}").tobytes()
+    return x & np.uint64((1 << 8 * kind.word_bytes) - 1)
 
 
 def inverse_transform(transform: str, y: np.ndarray, width: int) -> np.ndarray:
@@ -201,6 +315,10 @@ def decode_plane(coder: int, argument: int, payload: bytes, n: int, bits: int) -
         return np.full(n, argument, np.uint8)
     if coder == RAW:
         return decode_raw(payload, n, bits)
+    if coder == LZ:
+        return np.frombuffer(spec_lz.decode(payload, n), np.uint8)
+    if coder >= PALETTE0:
+        return decode_palette(payload, n, bits, coder - PALETTE0)
     return decode_rans(payload, n, bits, 8 if coder == RANS8 else 12)
 
 
@@ -208,14 +326,41 @@ def decode_raw(payload: bytes, n: int, bits: int) -> np.ndarray:
     if bits == 8:
         must(len(payload) == n, "size of a raw payload")
         return np.frombuffer(payload, np.uint8)
+    must(len(payload) == 8 * bits * -(-n // 64), "size of a raw payload")
+    return decode_bit_rows(payload, n, bits)
+
+
+def decode_bit_rows(payload: bytes, n: int, bits: int) -> np.ndarray:
     n_rows = -(-n // 64)
-    must(len(payload) == 8 * bits * n_rows, "size of a raw payload")
     words = np.frombuffer(payload, "<u8").reshape(n_rows, bits)
     bit = words[:, :, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1)  # [row, j, k]
     weight = np.uint64(1) << np.arange(bits, dtype=np.uint64)
     symbols = (bit * weight[None, :, None]).sum(axis=1).astype(np.uint8).reshape(-1)
     must(not symbols[n:].any(), "bits beyond the last symbol")
     return symbols[:n]
+
+
+def decode_palette(payload: bytes, n: int, bits: int, code_bits: int) -> np.ndarray:
+    must(code_bits < bits, "a code as wide as its plane")
+    whole, at = 1 << bits, 8 * code_bits * -(-n // 64)
+    n_patches, rest = divmod(len(payload) - at - 1, 3)
+    must(n_patches >= 0 and rest == 0, "size of a palette payload")
+    must(n_patches < n, "number of patches")
+    base = payload[-1]
+    must(base < whole, "base does not fit its plane")
+    codes = np.zeros(n, np.int64)
+    if code_bits:
+        codes = decode_bit_rows(payload[:at], n, code_bits).astype(np.int64)
+    positions = np.frombuffer(payload, "<u2", n_patches, at).astype(np.int64)
+    patches = np.frombuffer(payload, np.uint8, n_patches, at + 2 * n_patches).astype(int)
+    must(bool((np.diff(positions) > 0).all()), "order of patches")
+    must(not n_patches or positions[-1] < n, "patch position")
+    must(bool((patches < whole).all()), "patch symbol does not fit its plane")
+    must(bool(((patches - base) % whole >= 1 << code_bits).all()), "patch symbol in the window")
+    must(not codes[positions].any(), "code at a patch position")
+    symbols = ((base + codes) % whole).astype(np.uint8)
+    symbols[positions] = patches
+    return symbols
 
 
 # --- rANS ---------------------------------------------------------------------------------------
@@ -314,62 +459,3 @@ def decode_rans(payload: bytes, n: int, bits: int, p: int) -> np.ndarray:
     must(bool((patches != symbols[filler]).all()), "patch symbol is the filler")
     out[positions] = patches
     return out
-
-
-# --- XXH3-64, seed 0, default secret, long inputs ----------------------------------------------------
-
-SECRET = bytes.fromhex(
-    "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"
-    "cb79e64eccc0e578825ad07dccff7221b8084674f743248ee03590e6813a264c"
-    "3c2852bb91c300cb88d0658b1b532ea371644897a20df94e3819ef46a9deacd8"
-    "a8fa763fe39c343ff9dcbbc7c70b4f1d8a51e04bcdb45931c89f7ec9d9787364"
-    "eac5ac8334d3ebc3c581a0fffa1363eb170ddd51b7f0da49d316552629d4689e"
-    "2b16be587d47a1fc8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e"
-)
-PRIME32 = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
-PRIME64 = (
-    0x9E3779B185EBCA87,
-    0xC2B2AE3D27D4EB4F,
-    0x165667B19E3779F9,
-    0x85EBCA77C2B2AE63,
-    0x27D4EB2F165667C5,
-)
-AVALANCHE = 0x165667919E3779F9
-MASK64 = (1 << 64) - 1
-STRIPE = 64
-STRIPES_A_BLOCK = (len(SECRET) - STRIPE) // 8  # the secret moves on by 8 bytes each stripe: 16
-
-
-def xxh3(data: bytes) -> int:
-    """The document's `H`: XXH3-64 of the zero-padded bytes."""
-    size = max(256, -(-len(data) // 64) * 64)
-    words = np.frombuffer(data + bytes(size - len(data)), "<u8").reshape(-1, 8)  # [stripe, lane]
-    low32, shift32 = np.uint64(0xFFFFFFFF), np.uint64(32)
-    acc = np.array([PRIME32[2], *PRIME64[0:4], PRIME32[1], PRIME64[4], PRIME32[0]], np.uint64)
-    keys = np.stack([np.frombuffer(SECRET, "<u8", 8, 8 * i) for i in range(STRIPES_A_BLOCK)])
-    swap = np.arange(8) ^ 1
-
-    def accumulate(stripes: np.ndarray, key: np.ndarray) -> np.ndarray:
-        mixed = stripes ^ key
-        products = (mixed & low32) * (mixed >> shift32)
-        return (products + stripes[:, swap]).sum(axis=0, dtype=np.uint64)
-
-    # The last stripe is always done apart, with its own place in the secret.
-    for first in range(0, len(words) - 1, STRIPES_A_BLOCK):
-        stripes = words[first : min(first + STRIPES_A_BLOCK, len(words) - 1)]
-        acc = acc + accumulate(stripes, keys[: len(stripes)])
-        if len(stripes) == STRIPES_A_BLOCK:  # scramble
-            key = np.frombuffer(SECRET, "<u8", 8, len(SECRET) - STRIPE)
-            acc = (acc ^ acc >> np.uint64(47) ^ key) * np.uint64(PRIME32[0])
-    key = np.frombuffer(SECRET, "<u8", 8, len(SECRET) - STRIPE - 7)
-    acc = acc + accumulate(words[-1:], key[None])
-
-    result = size * PRIME64[0] & MASK64
-    merge_key = np.frombuffer(SECRET, "<u8", 8, 11)
-    for a, b in (acc ^ merge_key).reshape(4, 2).tolist():
-        product = a * b
-        result += (product & MASK64) ^ (product >> 64)
-    result &= MASK64
-    result ^= result >> 37
-    result = result * AVALANCHE & MASK64
-    return result ^ result >> 32

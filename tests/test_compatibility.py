@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
+import seeds
 import spec_decoder
 from helpers import raw_bytes, sha256
 
@@ -64,4 +65,10 @@ def test_the_encoder_still_writes_its_golden_frames(file):
     of this list and a line in the changelog."""
     frame = file.read_bytes()
     config = TensorConfig(block_size=gpucodec.inspect(frame).block_size)
+    assert gpucodec.encode(gpucodec.decode(frame), config).tobytes() == frame
+
+
+@pytest.mark.parametrize(("name", "n", "content", "config"), seeds.REPEATED)
+def test_the_encoder_still_writes_its_golden_frames_by_lz(name, n, content, config):
+    frame = (GOLDEN / "v1" / f"repeated-{name}-{n}-{content}.gpcf").read_bytes()
     assert gpucodec.encode(gpucodec.decode(frame), config).tobytes() == frame

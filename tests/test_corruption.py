@@ -11,7 +11,13 @@ import seeds
 from helpers import raw_bytes, sample
 
 import gpucodec
-from gpucodec import CorruptionError, GpucodecError, TensorConfig, frame as container
+from gpucodec import (
+    CorruptionError,
+    GpucodecError,
+    TensorConfig,
+    TruncatedError,
+    frame as container,
+)
 
 
 def is_noticed(frame: bytes | bytearray) -> bool:
@@ -137,3 +143,18 @@ def test_a_failed_decode_leaves_zeros_not_somebody_elses_bytes():
     with pytest.raises(CorruptionError):
         gpucodec.decode(frame, out)
     assert not out.any()
+
+
+def test_a_batch_says_which_frame_is_damaged():
+    good = gpucodec.encode(np.arange(5000, dtype=np.int32)).tobytes()
+    for damaged, error in (
+        (good[:-1], TruncatedError),
+        (flipped(good, len(good) - 1), CorruptionError),
+    ):
+        with pytest.raises(error) as caught:
+            gpucodec.decode_batch([good, good, damaged, good])
+        assert caught.value.__notes__ == ["frame 2 of the batch"]
+
+
+def flipped(frame: bytes, at: int) -> bytes:
+    return frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1 :]

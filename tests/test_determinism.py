@@ -6,18 +6,30 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from golden_inputs import golden_inputs
-from helpers import run_python, sample, sha256
+from helpers import repetitive, run_python, sample, sha256
 
 import gpucodec
-from gpucodec import TensorConfig
+from gpucodec import LZConfig, TensorConfig
 
 CASES = {
     "bfloat16 values": (sample("bfloat16", 2_000_003, "values"), None),
     "float32 rare, small blocks": (sample("float32", 500_001, "rare"), TensorConfig(4096)),
     "float64 values": (sample("float64", 400_000, "values"), None),
     "uint8 skewed": (sample("uint8", 3_000_000, "skewed"), None),
+    "text by LZ": (repetitive("uint8", 3_000_000, "text"), LZConfig()),
+    "ids, some by LZ": (
+        np.concatenate([repetitive("int32", 400_000, "text"), sample("int32", 400_000, "values")]),
+        TensorConfig(lz=True),
+    ),
+    "zeros and dense floats": (
+        np.concatenate(
+            [repetitive("float32", 400_000, "sparse"), sample("float32", 400_000, "values")]
+        ),
+        TensorConfig(lz=True),
+    ),
 }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import CONTENTS, NAMES, numpy_dtype, sample
+from helpers import CONTENTS, NAMES, numpy_dtype, repetitive, sample
 from hypothesis import given, strategies as st
 
 import gpucodec
-from gpucodec import TensorConfig
+from gpucodec import LZConfig, TensorConfig
 
 SIZES = (0, 1, 2, 15, 16, 17, 63, 64, 65, 100, 127, 128, 129, 255, 1000, 4095, 4096, 5000, 65_537)
 
@@ -48,6 +48,18 @@ def test_nothing_grows_beyond_the_bound(block):
                 np.testing.assert_array_equal(
                     gpucodec.decode(frame).view(np.uint8), array.view(np.uint8)
                 )
+
+
+@pytest.mark.parametrize("config", [LZConfig(), LZConfig("ratio", 8), TensorConfig(1024, lz=True)])
+def test_nothing_grows_beyond_the_bound_by_lz(config):
+    for n in SIZES:
+        for raw in (*adversarial(n), repetitive("uint8", n, "text")):
+            for name in ("uint8", "int16", "float32", "float64"):
+                width = numpy_dtype(name).itemsize
+                array = raw[: n // width * width].view(numpy_dtype(name))
+                frame = gpucodec.encode(array, config)
+                assert frame.size <= gpucodec.max_encoded_size(array.shape, array.dtype, config)
+                assert gpucodec.decode(frame).tobytes() == array.tobytes()
 
 
 @given(

@@ -19,7 +19,7 @@ from zarr_stores import ML_DTYPES, OTHERS, PIPELINES, PLAIN, STRUCTURE, bits, ra
 import gpucodec
 from gpucodec.numcodecs import Tensor
 
-CODECS = (Tensor(), Tensor(block_size=64))
+CODECS = (Tensor(), Tensor(block_size=64), Tensor(profile="fast"))
 NUMPY = (*PLAIN, *OTHERS, ">u8", "V16", "g", STRUCTURE)
 
 ARRAYS = [
@@ -60,8 +60,8 @@ def test_keeps_the_data_type_as_a_filter_must(common: Any, dtype: str) -> None:
 def test_conforms_otherwise(common: Any) -> None:
     for codec in CODECS:
         common.check_config(codec)
-    common.check_repr("Tensor(block_size=None)")
-    common.check_repr("Tensor(block_size=1024)")
+    common.check_repr("Tensor(block_size=None, lz=None, profile='ratio')")
+    common.check_repr("Tensor(block_size=1024, lz=None, profile='fast')")
     common.check_err_encode_object_buffer(Tensor())
     common.check_err_decode_object_buffer(Tensor())
 

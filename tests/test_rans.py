@@ -58,18 +58,21 @@ def test_rans12_serves_what_the_table_of_rans8_cannot_hold(n_symbols, coder):
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_reciprocals_divide_exactly(up):
+@pytest.mark.parametrize("bits", [spec.RANS8_BITS, spec.RANS12_BITS])
+def test_reciprocals_divide_exactly(up, bits):
     """By each frequency that a table may combine with the rounding; at the worst dividends."""
     rng = np.random.default_rng(3)
-    quotients = np.concatenate([np.arange(1, 3000), rng.integers(1, 1 << 24, 20_000)])
-    quotients = np.append(quotients, [(1 << 24) - 1, 1 << 24]).astype(object)
-    largest = [f for f in range(1, 256) if division.rounds_up.py_func(f) == up]
-    assert max(largest) > 129
-    for f in {*largest, *range(1, 257 - min(m for m in largest if m > 128))}:
+    end = 1 << (32 - bits)  # of the quotients that a state can have
+    quotients = np.concatenate([np.arange(1, 500), rng.integers(1, end, 4000), [end - 1, end]])
+    quotients = quotients.astype(np.uint64)
+    largest = [f for f in range(1, 1 << bits) if division.rounds_up.py_func(f, bits) == up]
+    assert max(largest) > (1 << (bits - 1)) + 1
+    above_half = min(f for f in largest if f > 1 << (bits - 1))
+    for f in {*largest, *range(1, (1 << bits) + 1 - above_half)}:
         reciprocal, shift, lacks = (int(v) for v in division.reciprocal.py_func(f, up))
         assert reciprocal < 1 << 32
-        x = np.concatenate([quotients * f - 1, quotients[quotients < 1 << 24] * f])
-        x = x[x > 0]  # what a state is when it is divided
+        x = np.concatenate([quotients * f - 1, quotients[quotients < end] * f])
+        x = x[(x > 0) & (x < np.uint64(1 << 32))]  # what a state is when it is divided
         assert (((x + (not up)) * reciprocal >> (32 + shift)) + lacks == x // f).all(), f
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 
 import array as python_array
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import spec_decoder
-from helpers import CONTENTS, NAMES, numpy_dtype, raw_bytes, same, sample
+from helpers import CONTENTS, NAMES, numpy_dtype, raw_bytes, repetitive, same, sample
 from hypothesis import given, strategies as st
 
 import gpucodec
-from gpucodec import TensorConfig, codec, frame as container
+from gpucodec import LZConfig, TensorConfig, codec, frame as container
 
 BLOCK_SIZES = (None, *(1 << log for log in range(6, 17)))
-configs = st.sampled_from([TensorConfig(block_size=size) for size in BLOCK_SIZES])
+configs = st.one_of(
+    st.builds(
+        TensorConfig, st.sampled_from(BLOCK_SIZES), st.sampled_from(["ratio", "fast", "auto"])
+    ),
+    st.sampled_from([TensorConfig(256, lz=True), LZConfig(), LZConfig("ratio", 4)]),
+)
 shapes = st.lists(st.integers(0, 40), max_size=5).filter(lambda s: math.prod(s) <= 20_000)
 
 
@@ -118,6 +125,46 @@ def test_sizes_about_the_default_block(name):
         for content in CONTENTS:
             array = sample(name, n, content)
             assert same(gpucodec.decode(gpucodec.encode(array)), array), (n, content)
+
+
+@pytest.mark.parametrize("content", ["text", "runs", "steps", "sparse"])
+@pytest.mark.parametrize("name", ["uint8", "int16", "int32", "int64", "float32", "float64"])
+def test_repetitions(name, content):
+    block = (1 << 16) // numpy_dtype(name).itemsize
+    for n in (0, 1, 2, 65, block - 1, block, block + 1, 3 * block + 77):
+        array = repetitive(name, n, content)
+        for config in (LZConfig(), LZConfig("ratio", 8), TensorConfig(lz=True)):
+            assert same(gpucodec.decode(gpucodec.encode(array, config)), array), (n, config)
+
+
+def test_lz_is_chosen_where_it_is_smaller_and_only_there():
+    for name, content, plane, coder in (
+        ("uint8", "text", 0, "lz"),
+        ("int64", "text", 0, "lz_words"),
+        ("float32", "ones", 0, "lz_words"),
+        ("int32", "steps", 2, "lz"),
+    ):
+        array = repetitive(name, 50_000, content)
+        plain, chosen = (gpucodec.encode(array, TensorConfig(lz=lz)) for lz in (False, True))
+        assert chosen.size < 0.95 * plain.size, name
+        assert coder in gpucodec.inspect(chosen).planes[plane].coders
+    ids = repetitive("int64", 50_000, "text") - 32  # the most frequent is 0
+    sizes = [gpucodec.encode(ids, TensorConfig(lz=lz)).size for lz in (False, True, None)]
+    assert sizes[2] == sizes[1] < 0.95 * sizes[0]
+    for name in ("uint8", "int16", "bfloat16", "float32"):
+        array = sample(name, 50_000, "values")
+        plain, chosen = (gpucodec.encode(array, TensorConfig(lz=lz)) for lz in (False, True))
+        assert plain.tobytes() == chosen.tobytes()
+
+
+def test_dense_floats_do_not_load_lz():
+    code = (
+        "import sys, numpy as np, gpucodec; a = np.random.default_rng(0).normal(size=300_000);"
+        "config = gpucodec.TensorConfig(lz=True);"
+        "[gpucodec.decode(gpucodec.encode(a.astype(t), config)) for t in ('f2', 'f4', 'f8')];"
+        "assert not [name for name in sys.modules if 'kernels.lz' in name and name[-4:] != 'spec']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,) * 64, (0, 5), (5, 0, 7), (2, 3, 4, 5), (1, 1)])

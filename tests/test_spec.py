@@ -12,9 +12,10 @@ import pytest
 import seeds
 import spec_decoder
 import xxhash
-from helpers import CONTENTS, NAMES, raw_bytes, sample
+from helpers import CONTENTS, NAMES, raw_bytes, repetitive, sample
 
 import gpucodec
+from gpucodec import LZConfig, TensorConfig
 from gpucodec.kernels import checksum, spec
 
 LENGTHS = (0, 1, 63, 64, 255, 256, 257, 1000, 1024, 1025, 1088, 1089, 4096, 65_536, 65_600)
@@ -66,6 +67,14 @@ def test_what_the_encoder_writes_follows_the_document(name, content):
     check(gpucodec.encode(array, config).tobytes(), raw_bytes(array), name, array.shape)
 
 
+@pytest.mark.parametrize("content", ["text", "runs", "steps", "sparse"])
+@pytest.mark.parametrize("name", ["uint8", "bool", "int16", "uint32", "int64", "float32"])
+def test_lz_follows_the_document(name, content):
+    array = repetitive(name, 1500, content)
+    for config in (LZConfig(), LZConfig("ratio", 2), TensorConfig(512, lz=True)):
+        check(gpucodec.encode(array, config).tobytes(), raw_bytes(array), name, array.shape)
+
+
 def test_a_sampled_histogram_follows_the_document():
     array = sample("bfloat16", 300 * 64 + 5, "values")  # from 256 rows on, a sample decides
     check(gpucodec.encode(array).tobytes(), raw_bytes(array), "bfloat16", array.shape)
@@ -74,6 +83,9 @@ def test_a_sampled_histogram_follows_the_document():
 def test_frames_that_the_encoder_would_not_write_are_read():
     features: set[str] = set()
     for made in make_frames.random_frames(seed=0, count=1000):
+        check(made.frame, made.raw, made.name, made.shape)
+        features |= seeds.features(made.frame)
+    for made in make_frames.random_frames(seed=1, count=200, lz=True):
         check(made.frame, made.raw, made.name, made.shape)
         features |= seeds.features(made.frame)
     assert features >= seeds.FEATURES | {"only a tail"}

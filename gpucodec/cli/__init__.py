@@ -14,6 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import CorruptionError, GpucodecError
+from ..kernels import quantspec, spec
 from ..threads import set_threads
 from .checkpoints import checkpoint
 from .errors import INTERRUPTED, CommandError, DamagedError
@@ -40,6 +41,13 @@ class Commands(click.Group):
             raise CommandError("interrupted", INTERRUPTED) from error
 
 
+profile_option = click.option(
+    "--profile",
+    type=click.Choice(spec.PROFILES),
+    default="ratio",
+    show_default=True,
+    help="The smallest, the fastest to decode, or nearly the smallest.",
+)
 force = click.option(
     "--force", is_flag=True, help="Replace DST if it exists, once the new one is complete."
 )
@@ -77,32 +85,66 @@ def _terminate_cleanly() -> None:
 @click.option(
     "--check", is_flag=True, help="Read DST back and compare every bit before it appears."
 )
+@profile_option
+@click.option(
+    "--quantize",
+    type=click.Choice(tuple(quantspec.BY_NAME)),
+    help="LOSSY: quantize matrices of floats in this format.",
+)
+@click.option(
+    "--bound",
+    metavar="KIND=VALUE",
+    help="With --quantize: how far a value may be off, such as rel=0.01, abs=1e-3 or range=1e-4; "
+    "what would be further off is kept exactly.",
+)
 @force
-def compress(src: Path, dst: Path, *, check: bool, force: bool) -> None:
+def compress(
+    src: Path,
+    dst: Path,
+    *,
+    check: bool,
+    profile: str,
+    quantize: str | None,
+    bound: str | None,
+    force: bool,
+) -> None:
     """Write the tensors of SRC as a zarr store DST.
 
-    SRC is a file or a zarr store.
+    SRC is a file or a zarr store. Every bit is kept, unless you ask for --quantize.
     """
-    from . import files, stores
+    from . import files, lossy, stores
+    from .console import say
 
+    if bound and not quantize:
+        raise CommandError("--bound is for --quantize FORMAT; without it nothing is lossy")
+    if check and quantize:
+        raise CommandError("--check compares bits, which --quantize changes; verify checks DST")
     started = time.perf_counter()
     contents = files.read(src)
+    config = lossy.config_of(quantize, bound) if quantize else None
     if contents.kind == "zarr":
-        _copy(src, dst, "gpucodec", force=force)
+        if config is not None:
+            raise CommandError(f"--quantize takes a file; {src} is a zarr store")
+        _copy(src, dst, "gpucodec", profile, force=force)
         return
-    _write(src, dst, contents, check=check, force=force)
+    _write(src, dst, contents, profile, config, check=check, force=force)
+    if config is not None:
+        for sentence in lossy.summary(contents, config):
+            say(sentence)
     n_bytes = contents.nbytes
     _report(src, n_bytes, dst, stores.open_store(dst).stored_bytes, n_bytes, started)
 
 
-def _write(src: Path, dst: Path, contents: Any, *, check: bool, force: bool) -> None:
+def _write(
+    src: Path, dst: Path, contents: Any, profile: str, quantize: Any, *, check: bool, force: bool
+) -> None:
     from . import check as checks, output, stores
     from .console import progress, ready
 
     ready()
     with output.replacing(dst, force=force) as partial:
         with progress(f"compress {src.name}", contents.nbytes) as done:
-            stores.write(partial, contents.watched(done), "gpucodec")
+            stores.write(partial, contents.watched(done), "gpucodec", profile, quantize)
         if check:
             with progress(f"check {dst.name}", contents.nbytes) as done:
                 written = stores.read(stores.open_store(partial))
@@ -117,7 +159,7 @@ def _write(src: Path, dst: Path, contents: Any, *, check: bool, force: bool) -> 
 def decompress(src: Path, dst: Path, *, force: bool) -> None:
     """Write the tensors of a zarr store SRC as a file DST, bit for bit.
 
-    The name of DST says which kind: .safetensors, .pt .pth .bin, .npy or .npz.
+    Tensors that were stored with --quantize come back as they were rounded. The name of DST says which kind: .safetensors, .pt .pth .bin, .npy or .npz.
     """
     from . import files, output, stores
     from .console import progress, ready
@@ -141,17 +183,18 @@ def decompress(src: Path, dst: Path, *, force: bool) -> None:
 @click.option(
     "--codec", type=click.Choice(CODEC_NAMES), required=True, help="How DST is compressed."
 )
+@profile_option
 @force
-def copy(src: Path, dst: Path, *, codec: str, force: bool) -> None:
+def copy(src: Path, dst: Path, *, codec: str, profile: str, force: bool) -> None:
     """Copy a zarr store, with another codec.
 
     With zstd, blosc, gzip or none, DST can be read without gpucodec. Groups, attributes, chunks,
     shards, data types and fill values stay as they are; DST has zarr format 3.
     """
-    _copy(src, dst, codec, force=force)
+    _copy(src, dst, codec, profile, force=force)
 
 
-def _copy(src: Path, dst: Path, codec: str, *, force: bool) -> None:
+def _copy(src: Path, dst: Path, codec: str, profile: str, *, force: bool) -> None:
     from . import output, stores, transcode
     from .console import progress, ready
 
@@ -160,7 +203,7 @@ def _copy(src: Path, dst: Path, codec: str, *, force: bool) -> None:
     opened = stores.open_store(src)
     total, before = opened.decoded_bytes, opened.stored_bytes
     with output.replacing(dst, force=force) as partial, progress(f"copy {src.name}", total) as done:
-        transcode.copy(opened, partial, codec, done)
+        transcode.copy(opened, partial, codec, done, profile)
     _report(src, before, dst, stores.open_store(dst).stored_bytes, total, started)
 
 
@@ -235,6 +278,21 @@ def demo(file: Path | None, steps: int, keep: Path | None) -> None:
     from .. import demo as demonstration
 
     demonstration.run(file, steps, keep)
+
+
+@main.command()
+@click.argument("url")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--read-only", is_flag=True, help="Refuse changes.")
+def mount(url: str, folder: Path, *, read_only: bool) -> None:
+    """Show the files of URL in FOLDER, decoded; compress what is written there.
+
+    URL is a path or any URL of fsspec, such as s3://bucket/models. Runs until FOLDER is unmounted
+    or Ctrl-C. Needs FUSE and pip install 'gpucodec[mount]'.
+    """
+    from . import mounting
+
+    mounting.run(url, folder, read_only=read_only)
 
 
 main.add_command(checkpoint)

@@ -16,8 +16,8 @@ from zarr.buffer import default_buffer_prototype
 from ..checkpoint.grid import chunk_shape
 from ..checkpoint.names import array_paths
 from ..views import carrier
-from ..zarr import TensorCodec, enable
-from . import layout
+from ..zarr import QuantizeCodec, TensorCodec, enable
+from . import layout, lossy
 from .errors import CommandError, DamagedError
 from .output import interrupts_held
 from .tensors import Contents, Tensor
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from ..quant import QuantizeConfig
     from .tensors import Array
 
 CODECS = ("gpucodec", "zstd", "blosc", "gzip", "none")
@@ -152,8 +153,14 @@ class _Rows:
             raise DamagedError(f"{self.store.path}: {name}[{where}]: {error}") from error
 
 
-def write(path: Path, contents: Contents, codec: str) -> None:
-    """Write tensors as a new store in the project's layout."""
+def write(
+    path: Path,
+    contents: Contents,
+    codec: str,
+    profile: str = "ratio",
+    quantize: QuantizeConfig | None = None,
+) -> None:
+    """Write tensors as a new store in the project's layout, those quantized that can be."""
     paths = array_paths(tensor.name for tensor in contents.tensors)
     note = layout.remember(contents.kind, paths, contents.extra)
     with enable():
@@ -165,9 +172,18 @@ def write(path: Path, contents: Contents, codec: str) -> None:
                 dtype=source.dtype,
                 chunks=chunk_shape(source.shape, source.dtype.itemsize),
                 config={"write_empty_chunks": True},
-                **codec_arguments(codec, source.dtype),
+                **_arguments_for(source, codec, profile, quantize),
             )
             fill(array, source)
+
+
+def _arguments_for(
+    source: Tensor, codec: str, profile: str, quantize: QuantizeConfig | None
+) -> dict[str, Any]:
+    if quantize is None or lossy.reason_to_keep(source, quantize):
+        return codec_arguments(codec, source.dtype, profile)
+    serializer = QuantizeCodec(**quantize.to_json())
+    return {"serializer": serializer, "compressors": None, "filters": None}
 
 
 def fill(array: zarr.Array[Any], source: Tensor) -> None:
@@ -181,8 +197,8 @@ def fill(array: zarr.Array[Any], source: Tensor) -> None:
             array[rows if array.shape else ()] = piece
 
 
-def codec_arguments(codec: str, dtype: Any) -> dict[str, Any]:
-    """What `create_array` needs to encode with one of `CODECS`.
+def codec_arguments(codec: str, dtype: Any, profile: str = "ratio") -> dict[str, Any]:
+    """What `create_array` needs to encode with one of `CODECS`, gpucodec in a profile.
 
     Types that gpucodec does not take get zarr's own codecs.
     """
@@ -194,7 +210,8 @@ def codec_arguments(codec: str, dtype: Any) -> dict[str, Any]:
                 carrier(dtype)
             except TypeError:
                 return {}
-            return {"serializer": TensorCodec(), "compressors": None, "filters": None}
+            serializer = TensorCodec(profile=profile)
+            return {"serializer": serializer, "compressors": None, "filters": None}
         case "zstd":
             return {"compressors": ZstdCodec(level=3)}
         case "blosc":

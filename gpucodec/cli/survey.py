@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import frame as frames
-from ..codec import describe
-from ..kernels import spec
+from ..codec import describe, inspect
+from ..kernels import quantspec, spec
+from ..quant import QuantizeConfig, QuantizedInfo
+from . import lossy
 from .errors import DamagedError
 
 if TYPE_CHECKING:
@@ -31,7 +33,11 @@ class Row:
     shape: tuple[int, ...]
     decoded_bytes: int
     encoded_bytes: int = 0
-    planes: list[Counter[str]] = field(default_factory=list)
+    planes: dict[tuple[tuple[str, int], ...], list[Counter[str]]] = field(default_factory=dict)
+    """Coders of each plane, by what planes a frame has: their role and width."""
+    packed: int = 0
+    """Blocks of which the zeros are left out."""
+    model_bytes: int = 0
     codec: str = ""
 
     @property
@@ -41,16 +47,27 @@ class Row:
 
     @property
     def coders(self) -> str:
-        """Coders by plane, as ``rans8 raw``; where blocks differ, ``raw/rans8``, most first."""
-        return " ".join(map(_mixture, self.planes)) or self.codec
+        """Coders by plane, as ``rans8 raw``; where blocks differ, ``raw/rans8``, most first.
+
+        Frames with other planes follow, after a semicolon; then what was done with zeros, and the
+        size of models of rows and columns.
+        """
+        parts = ["; ".join(map(_layout, self.planes, self.planes.values()))]
+        if self.packed:
+            parts.append(f"{self.packed} blocks without zeros")
+        if self.model_bytes:
+            parts.append(f"model {self.model_bytes} B")
+        return ", ".join(filter(None, parts)) or self.codec
 
     def add(self, frame: frames.Frame) -> None:
         """Count the coders of a frame."""
-        planes = describe(frame).planes
-        if len(planes) > len(self.planes):
-            self.planes += [Counter() for _ in range(len(planes) - len(self.planes))]
-        for counts, plane in zip(self.planes, planes, strict=False):
+        info = describe(frame)
+        layout = tuple((plane.role, plane.bits) for plane in info.planes)
+        counters = self.planes.setdefault(layout, [Counter() for _ in layout])
+        for counts, plane in zip(counters, info.planes, strict=True):
             counts.update(plane.coders)
+        self.packed += info.packed_blocks
+        self.model_bytes += info.model.encoded_bytes if info.model else 0
 
 
 def of_file(contents: Contents) -> list[Row]:
@@ -65,6 +82,8 @@ def of_frame(path: Path) -> Row:
     """A file that is one frame. Raises GpucodecError if it is not a sound one."""
     with path.open("rb") as file:
         prefix = file.read(spec.HEADER_BYTES)
+        if prefix.startswith(quantspec.MAGIC):
+            return _of_container(path)
         prefix += file.read(frames.table_bytes(prefix) - len(prefix))
         size = file.seek(0, 2)
     frame = frames.parse(prefix, whole=False)
@@ -72,6 +91,14 @@ def of_frame(path: Path) -> Row:
         raise DamagedError(f"{path} has {size} bytes, its frame {frame.encoded_bytes}")
     row = Row(path.name, frame.dtype.name, frame.shape, frame.decoded_bytes, size)
     row.add(frame)
+    return row
+
+
+def _of_container(path: Path) -> Row:
+    info = inspect(path.read_bytes())
+    assert isinstance(info, QuantizedInfo)
+    row = Row(path.name, info.dtype, info.shape, info.decoded_bytes, info.encoded_bytes)
+    row.codec = f"{lossy.describe(info.config)}, {info.n_exceptions} exceptions"
     return row
 
 
@@ -116,7 +143,19 @@ def _codec_name(array: Any) -> str:
 
 def _last_codec(array: Any) -> str:
     last = (array.compressors or (array.serializer,))[-1]
+    config = getattr(last, "config", None)
+    if isinstance(config, QuantizeConfig):
+        return lossy.describe(config)
     return str(getattr(last, "codec_id", None) or last.to_dict()["name"] if last else "none")
+
+
+def _layout(layout: tuple[tuple[str, int], ...], planes: list[Counter[str]]) -> str:
+    """The coders of frames with the same planes; mask and signs are named."""
+    named = zip(layout, planes, strict=True)
+    return " ".join(
+        _mixture(plane) if role == "words" else f"{role} {_mixture(plane)}"
+        for (role, _), plane in named
+    )
 
 
 def _mixture(plane: Counter[str]) -> str:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from .stores import Store
 
 
-def copy(source: Store, target: Path, codec: str, done: Callable[[int], None]) -> None:
+def copy(
+    source: Store, target: Path, codec: str, done: Callable[[int], None], profile: str = "ratio"
+) -> None:
     """Write `source` to `target` in zarr format 3; `done` is told the bytes copied.
 
     Groups, attributes, dimension names, chunks, shards, data types and fill values are kept.
@@ -27,10 +29,12 @@ def copy(source: Store, target: Path, codec: str, done: Callable[[int], None]) -
     promises all of them.
     """
     with enable():
-        _copy(source, target, codec, done)
+        _copy(source, target, codec, done, profile)
 
 
-def _copy(source: Store, target: Path, codec: str, done: Callable[[int], None]) -> None:
+def _copy(
+    source: Store, target: Path, codec: str, done: Callable[[int], None], profile: str
+) -> None:
     create: Callable[..., zarr.Array[Any]]
     if isinstance(source.root, zarr.Array):
 
@@ -54,7 +58,7 @@ def _copy(source: Store, target: Path, codec: str, done: Callable[[int], None]) 
             attributes=array.attrs.asdict(),
             dimension_names=getattr(metadata, "dimension_names", None),
             config={"write_empty_chunks": source.note is not None},
-            **codec_arguments(codec, array.dtype),
+            **codec_arguments(codec, array.dtype, profile),
         )
         rows = tensor(source, array, path).open()
         for region in regions(array.shape, made.shards or made.chunks, array.dtype.itemsize):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""zarr v3: the serializer `TensorCodec`, the batching `Pipeline`, data types for bfloat16, float8.
+"""zarr v3: serializers, the compressor `LZCodec`, the batching `Pipeline`, bfloat16 and float8.
 
 Stores that use them open without an import of this module: zarr finds them by entry points.
 """
@@ -19,7 +19,9 @@ from .dtypes import (
     Float8E5M2FNUZ,
     Float8E8M0FNU,
 )
+from .lz import LZCodec
 from .pipeline import Pipeline
+from .quantize import QuantizeCodec
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -31,7 +33,9 @@ __all__ = [
     "Float8E5M2",
     "Float8E5M2FNUZ",
     "Float8E8M0FNU",
+    "LZCodec",
     "Pipeline",
+    "QuantizeCodec",
     "TensorCodec",
     "enable",
 ]

@@ -43,7 +43,7 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
 
     Parameters
     ----------
-    block_size
+    block_size, profile, lz
         As in `gpucodec.TensorConfig`.
 
     """
@@ -52,14 +52,16 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     name: ClassVar[str] = "gpucodec.tensor"
 
     block_size: int | None = None
+    profile: str = "ratio"
+    lz: bool | None = None
 
     def __post_init__(self) -> None:
-        TensorConfig(block_size=self.block_size)
+        TensorConfig(self.block_size, self.profile, self.lz)
 
     @property
     def config(self) -> TensorConfig:
         """The parameters as the codec takes them."""
-        return TensorConfig(block_size=self.block_size)
+        return TensorConfig(self.block_size, self.profile, self.lz)
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:

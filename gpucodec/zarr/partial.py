@@ -58,7 +58,7 @@ def touched_blocks(
     """
     words = chunk.stored.itemsize // chunk.frame_type.spec.word_bytes
     n_blocks = -(-chunk.nbytes // chunk.frame_type.spec.word_bytes // block_words)
-    box = _bounds(chunk.shape, selection)
+    box = bounds(chunk.shape, selection)
     if box is None:
         return np.ones(n_blocks, np.bool_)
     # Rows of the box that lie at most a block apart leave out no block: one run covers them. So
@@ -79,7 +79,7 @@ def touched_blocks(
     return np.cumsum(edges[:-1]) > 0
 
 
-def _bounds(shape: tuple[int, ...], selection: tuple[Any, ...]) -> list[tuple[int, int]] | None:
+def bounds(shape: tuple[int, ...], selection: tuple[Any, ...]) -> list[tuple[int, int]] | None:
     """Lowest and highest + 1 index of each axis, for integers and slices."""
     if len(selection) != len(shape):
         return None
@@ -122,25 +122,32 @@ def read_blocks(
         frame = yield from _read_table(source, chunk, config)
         if frame is None:
             return None
-        # Pages of this buffer that no block is decoded to are never touched.
-        raw = np.empty(chunk.nbytes, np.uint8)
-        runs = list(_runs(touched_blocks(chunk, selection, frame.block_words)))
-        groups = list(merge((int(frame.offsets[a]), int(frame.offsets[b])) for a, b in runs))
-        answers = yield [source.request(start, stop) for start, stop, _ in groups]
-        for (start, _, members), answer in zip(groups, answers, strict=True):
-            payloads = _bytes(answer)
-            for first, last in (runs[i] for i in members):
-                codec.decode_blocks(
-                    frame,
-                    payloads[frame.offsets[first] - start : frame.offsets[last] - start],
-                    first,
-                    last,
-                    raw[first * frame.block_bytes : last * frame.block_bytes],
-                )
+        raw = yield from decode_touched(source, frame, chunk, selection)
     except GpucodecError as error:
         note_chunk(error, source.getter)
         raise
     return chunk.from_bytes(raw)
+
+
+def decode_touched(
+    source: Source, frame: frames.Frame, chunk: Chunk, selection: tuple[Any, ...]
+) -> Steps[Bytes]:
+    """Decoded bytes of a chunk whose table is known, of which the blocks touched are set."""
+    raw = np.empty(chunk.nbytes, np.uint8)  # pages that no block is decoded to are never touched
+    runs = list(_runs(touched_blocks(chunk, selection, frame.block_words)))
+    groups = list(merge((int(frame.offsets[a]), int(frame.offsets[b])) for a, b in runs))
+    answers = yield [source.request(start, stop) for start, stop, _ in groups]
+    for (start, _, members), answer in zip(groups, answers, strict=True):
+        payloads = present(answer)
+        for first, last in (runs[i] for i in members):
+            codec.decode_blocks(
+                frame,
+                payloads[frame.offsets[first] - start : frame.offsets[last] - start],
+                first,
+                last,
+                raw[first * frame.block_bytes : last * frame.block_bytes],
+            )
+    return raw
 
 
 def _read_table(source: Source, chunk: Chunk, config: TensorConfig) -> Steps[frames.Frame | None]:
@@ -148,18 +155,19 @@ def _read_table(source: Source, chunk: Chunk, config: TensorConfig) -> Steps[fra
     [answer] = yield [source.request(0, expected)]
     if answer is None:
         return None
-    table = _bytes(answer)
+    table = present(answer)
     chunk.check(table)
     needed = frames.table_bytes(table)
     if needed > expected:  # written with smaller blocks than the array's metadata say
         [answer] = yield [source.request(0, needed)]
-        table = _bytes(answer)
+        table = present(answer)
     frame = frames.parse(table[:needed], whole=False)
     chunk.check_frame(frame)
     return frame
 
 
-def _bytes(answer: Buffer | None) -> Bytes:
+def present(answer: Buffer | None) -> Bytes:
+    """The bytes of a value that was there a moment ago."""
     if answer is None:
         message = "the value was deleted while it was read"
         raise TruncatedError(message)

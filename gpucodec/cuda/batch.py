@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a CUDA launch is told: all blocks of all arrays of a batch, as arrays for one upload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernels import cuda as kernels, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..dtypes import DType
+
+    Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class Upload:
+    """Host arrays that go to the device together, each at a multiple of 256 bytes."""
+
+    ALIGNMENT = 256
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, np.ndarray[Any, Any]]] = []
+        self.n_bytes = 0
+
+    def add(self, array: np.ndarray[Any, Any]) -> int:
+        """Where it will stand, relative to the start."""
+        at = self.n_bytes
+        self.parts.append((at, array))
+        self.n_bytes += -(-array.nbytes // self.ALIGNMENT) * self.ALIGNMENT
+        return at
+
+    def joined(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        """All of them, with zeros between."""
+        whole = np.zeros(self.n_bytes, np.uint8)
+        for at, array in self.parts:
+            whole[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
+        return whole
+
+
+class Batch:
+    """Numbers the blocks and the entries of the arrays of a batch."""
+
+    def __init__(self, n_jobs: int) -> None:
+        self.jobs = np.zeros(n_jobs, kernels.JOB)
+        self.first_block = np.zeros(n_jobs + 1, np.int64)
+        self.first_entry = np.zeros(n_jobs + 1, np.int64)
+
+    def describe(
+        self,
+        i: int,
+        dtype: DType,
+        *,
+        n_words: int,
+        block_log: int,
+        n_planes: int,
+        words: int,
+        frame: int,
+    ) -> None:
+        """Fill in job `i`; jobs come in order. `words` and `frame` are addresses."""
+        n_blocks = -(-n_words >> block_log)
+        job = self.jobs[i]
+        job["words"], job["frame"] = words, np.int64(frame).view(np.uint64)
+        job["n_words"], job["block_log"] = n_words, block_log
+        job["first_block"], job["first_entry"] = self.first_block[i], self.first_entry[i]
+        job["dtype_code"], job["word_bytes"] = dtype.spec.code, dtype.spec.word_bytes
+        job["transform"], job["n_planes"] = dtype.spec.transform, n_planes
+        job["bits"][: len(dtype.spec.planes)] = dtype.spec.planes
+        self.first_block[i + 1] = self.first_block[i] + n_blocks
+        self.first_entry[i + 1] = self.first_entry[i] + n_blocks * n_planes
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of all jobs."""
+        return int(self.first_block[-1])
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of all jobs."""
+        return int(self.first_entry[-1])
+
+    def entries_before_blocks(self) -> Ints:
+        """int64[n_blocks + 1]: the number of each block's first entry, and of all."""
+        per_block = np.repeat(self.jobs["n_planes"].astype(np.int64), np.diff(self.first_block))
+        return np.concatenate([[0], np.cumsum(per_block)])
+
+    def room(self) -> int:
+        """Symbols that the largest plane of a block has, rounded up to rows."""
+        words = np.minimum(self.jobs["n_words"], np.uint64(1) << self.jobs["block_log"])
+        return -(-int(words.max()) // spec.ROW) * spec.ROW
+
+
+def waves(before: Ints, most: int) -> Iterator[tuple[int, int]]:
+    """Runs of blocks (first, last) of which each has at most `most` units, or is one block.
+
+    `before` int64[n_blocks + 1] is the number of units before each block: planes that need memory
+    between the stages.
+    """
+    first, n_blocks = 0, len(before) - 1
+    while first < n_blocks:
+        last = int(np.searchsorted(before, before[first] + most, side="right")) - 1
+        last = min(max(last, first + 1), n_blocks)
+        yield first, last
+        first = last

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The zarr v3 serializer ``gpucodec.quantize``."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
+
+from gpucodec.dtypes import from_numpy
+from gpucodec.quant import QuantizeConfig, decode_quantized, encode_quantized
+from gpucodec.quant.frame import parse
+from gpucodec.quant.tensor import is_float
+
+from .chunk import chunk_of
+from .codec import is_box
+from .quantize_partial import check_chunk, is_partial, read_selected
+from .steps import is_sync_handle, raw_bytes, run, run_sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    import numpy.typing as npt
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer, NDBuffer
+
+    from .chunk import Chunk
+    from .steps import Steps
+
+_INLINE_BYTES = 1 << 16  # smaller chunks are not worth a thread
+
+
+@dataclass(frozen=True, init=False)
+class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
+    """Blockwise quantization, one frame a chunk: an array-to-bytes codec.
+
+    Alone in its chain (``compressors=None``), a part of a chunk is read without fetching all of its
+    codes. Blocks do not cross chunks. With stochastic rounding every chunk draws the same random
+    numbers, since a codec is not told where its chunk lies.
+
+    Parameters
+    ----------
+    format, block_size, parameters
+        As in `gpucodec.QuantizeConfig`; `bound` may be a mapping such as ``{"rel": 0.01}``.
+
+    """
+
+    is_fixed_size = False
+    name: ClassVar[str] = "gpucodec.quantize"
+
+    config: QuantizeConfig
+
+    def __init__(self, format: str, block_size: int | None = None, **parameters: Any) -> None:  # noqa: A002 - the parameter's name in every binding
+        given = {"format": format, "block_size": block_size, **parameters}
+        object.__setattr__(self, "config", QuantizeConfig.from_json(given))
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """From metadata."""
+        if data.get("name") != cls.name:
+            message = f"codec is named {data.get('name')!r}, not {cls.name!r}"
+            raise ValueError(message)
+        return cls(**data.get("configuration") or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As metadata."""
+        return {"name": self.name, "configuration": self.config.to_json()}
+
+    def validate(self, *, shape: Any, dtype: Any, chunk_grid: Any) -> None:
+        """Refuse arrays that are not of floats, and axes that they do not have.
+
+        Raises
+        ------
+        UnsupportedError
+            The format has no such data type.
+        ValueError
+            The data type is no float, or the axis is not one of the array.
+
+        """
+        del chunk_grid
+        native = dtype.to_native_dtype()
+        if not is_float(from_numpy(native)):
+            message = f"{self.name} is for floats, not {native}"
+            raise ValueError(message)
+        axis, n_dims = self.config.axis, len(shape)
+        if axis != "auto" and not -max(n_dims, 1) <= axis < max(n_dims, 1):
+            message = f"axis {axis} is out of range for an array of {n_dims} dimensions"
+            raise ValueError(message)
+
+    def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
+        """Not known before encoding."""
+        raise NotImplementedError
+
+    def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        frame = encode_quantized(chunk_array.as_numpy_array(), self.config)
+        return chunk_spec.prototype.buffer.from_array_like(frame)
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        return _ndbuffer(_decode(chunk_bytes, chunk_of(chunk_spec)), chunk_spec)
+
+    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        size = chunk_of(chunk_spec).nbytes
+        return await _off_loop(self._encode_sync, chunk_array, chunk_spec, size)  # type: ignore[no-any-return]
+
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        size = chunk_of(chunk_spec).nbytes
+        return await _off_loop(self._decode_sync, chunk_bytes, chunk_spec, size)  # type: ignore[no-any-return]
+
+    def _read(
+        self, getter: Any, selection: Any, chunk_spec: ArraySpec
+    ) -> Steps[npt.NDArray[Any] | None]:
+        """The selected elements of a chunk, None if there is no such chunk."""
+        chunk = chunk_of(chunk_spec)
+        if is_box(selection) and is_partial(chunk, selection, self.config):
+            elements = yield from read_selected(getter, chunk, selection, self.config)
+        else:
+            [answer] = yield [(getter, None)]
+            elements = None if answer is None else _decode(answer, chunk)
+        return None if elements is None else elements[selection]
+
+    def _decode_partial_sync(
+        self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
+    ) -> NDBuffer | None:
+        selected = run_sync(self._read(byte_getter, selection, chunk_spec), chunk_spec.prototype)
+        return None if selected is None else _ndbuffer(selected, chunk_spec)
+
+    async def _decode_partial_single(
+        self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
+    ) -> NDBuffer | None:
+        steps = self._read(byte_getter, selection, chunk_spec)
+        sync = is_sync_handle(byte_getter)
+        selected = await run(steps, chunk_spec.prototype, sync=sync)
+        return None if selected is None else _ndbuffer(selected, chunk_spec)
+
+
+def _decode(chunk_bytes: Buffer, chunk: Chunk) -> npt.NDArray[Any]:
+    raw = raw_bytes(chunk_bytes)
+    check_chunk(parse(raw), chunk)
+    return decode_quantized(raw, limit=None)  # type: ignore[no-any-return]
+
+
+def _ndbuffer(array: npt.NDArray[Any], spec: ArraySpec) -> NDBuffer:
+    native = spec.dtype.to_native_dtype()
+    return spec.prototype.nd_buffer.from_numpy_array(np.asarray(array).astype(native, copy=False))
+
+
+async def _off_loop(function: Callable[..., Any], chunk: Any, spec: ArraySpec, size: int) -> Any:
+    """Run in a thread, so that the event loop stays free, unless that takes longer."""
+    if size < _INLINE_BYTES:
+        return function(chunk, spec)
+    return await asyncio.to_thread(function, chunk, spec)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA halves of the kernels, joined to the source of one module for NVRTC.
+
+A module is compiled whole: no include paths, no build on the user's machine. Line numbers in a
+compiler's messages are those of the ``.cu`` files.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from .spec import CONSTANT, RANS8, RANS12, RAW, prelude
+
+FOLDER: Final = Path(__file__).parent
+OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
+MODULES: Final = {
+    "decode": ("entries", "checksum", "planes", "rans", "decode"),
+    "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
+}
+"""Which ``.cu`` files each module is made of, in order."""
+
+CODERS: Final = (RAW, CONSTANT, RANS8, RANS12)
+"""What the kernels read and write; frames with other coders, or flags, are left to the CPU."""
+
+_KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
+
+
+def _part(name: str) -> str:
+    return f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}'
+
+
+def joined(stems: tuple[str, ...]) -> str:
+    """C++ source of the files of these names, behind what all of them need."""
+    parts = (_part(f"{stem}.cu") for stem in stems)
+    return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *parts])
+
+
+@cache
+def source(module: str) -> str:
+    """The C++ source of a module."""
+    return joined(MODULES[module])
+
+
+def entry_points(text: str) -> dict[str, tuple[str, ...]]:
+    """The kernels of a source with the types of their parameters."""
+    return {
+        name: tuple(parameter.strip().rpartition(" ")[0] for parameter in parameters.split(","))
+        for name, parameters in _KERNEL.findall(text)
+    }
+
+
+@cache
+def kernels(module: str) -> dict[str, tuple[str, ...]]:
+    """The entry points of a module with the types of their parameters."""
+    return entry_points(source(module))
+
+
+# --- what kernels read of the host: the fields of entries.cu's Job ------------------------------------
+
+JOB: Final = np.dtype(
+    [
+        *((name, "<u8") for name in ("words", "frame", "n_words", "first_block", "first_entry")),
+        ("shape", "<u8"),
+        *((name, "<u4") for name in ("n_dims", "dtype_code", "block_log", "word_bytes")),
+        *((name, "<u4") for name in ("transform", "n_planes")),
+        ("bits", "u1", 16),
+    ]
+)
+MERGE_THREADS: Final = 256
+WARPS_8: Final = 8
+WARPS_12: Final = 4
+ENCODE_WARPS: Final = 4
+SPLIT_THREADS: Final = 256
+PLACE_THREADS: Final = 128
+SCAN_WARPS: Final = 8

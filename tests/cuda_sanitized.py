@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the kernels under the address and undefined-behaviour sanitizers: a process of its own.
+
+    python tests/cuda_sanitized.py COUNT SEED    COUNT mutants decoded, some arrays encoded
+    python tests/cuda_sanitized.py touch         reads one byte too far: must fail
+
+Both need the sanitizer loaded first: `environment()`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import cuda_shim
+
+
+def environment() -> dict[str, str]:
+    """What the process needs, since Python itself is not built with the sanitizer."""
+    command = [str(cuda_shim.COMPILER), "-print-file-name=libasan.so"]
+    library = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    options = "detect_leaks=0:detect_stack_use_after_return=0:allocator_may_return_null=1"
+    return {**os.environ, "LD_PRELOAD": library, "ASAN_OPTIONS": options}
+
+
+def main() -> None:
+    import test_cuda_kernels as tests
+    from golden_inputs import golden_inputs
+
+    shim = cuda_shim.build(sanitize=True)
+    if sys.argv[1] == "touch":
+        device = cuda_shim.ShimDevice(0, 0, shim)
+        source, target = device.allocate(4_999), device.allocate(8)
+        device.launch("hash_bytes", 1, 64, [source.address, 5_000, target.address])
+        return
+    count, seed = int(sys.argv[1]), int(sys.argv[2])
+    for order in range(len(cuda_shim.ORDERS)):
+        device = cuda_shim.ShimDevice(order, seed, shim)
+        seen = tests.judge_mutants(count, seed + order, device)
+        inputs = [(a, tests.plain(c)) for _, a, c in golden_inputs()][order::9]
+        inputs += tests.random_inputs(seed + order, 20)
+        for (array, config), frame in zip(
+            inputs, tests.encode_on_shim(inputs, device), strict=True
+        ):
+            assert frame.tobytes() == tests.gpucodec.encode(array, config).tobytes()
+        print(cuda_shim.ORDERS[order], seen.tolist(), len(inputs))
+
+
+if __name__ == "__main__":
+    main()
