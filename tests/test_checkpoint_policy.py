@@ -17,10 +17,6 @@ from gpucodec.checkpoint import Policy, Rule
 from gpucodec.checkpoint.kinds import KINDS, kinds_of
 from gpucodec.checkpoint.policy import policy_of
 from gpucodec.checkpoint.structure import flatten
-from gpucodec.errors import UnsupportedError
-
-has_quantization = hasattr(gpucodec, "QuantizeConfig")
-quantizes = pytest.mark.skipif(not has_quantization, reason="needs quantization")
 
 
 def kinds(state):
@@ -175,13 +171,6 @@ def test_bad_policies_are_refused():
         policy_of("smallest")
 
 
-@pytest.mark.skipif(has_quantization, reason="has quantization")
-@pytest.mark.parametrize("name", ["resume", "archive"])
-def test_lossy_presets_say_what_they_lack(name, tmp_path):
-    with pytest.raises(UnsupportedError, match=f"policy '{name}'.*no quantization"):
-        checkpoint.save({}, tmp_path, name)
-
-
 def resume_state():
     """A state dict with moments large enough to be quantized."""
     torch.manual_seed(0)
@@ -197,7 +186,6 @@ def resume_state():
     }
 
 
-@quantizes
 @pytest.mark.parametrize("name", ["resume", "archive"])
 def test_lossy_presets_touch_only_the_moments(name, tmp_path):
     state = resume_state()
@@ -223,7 +211,6 @@ def test_lossy_presets_touch_only_the_moments(name, tmp_path):
     assert checkpoint.inspect(tmp_path).encoded_bytes < lossless.encoded_bytes * 0.8
 
 
-@quantizes
 def test_steps_and_random_states_are_exact_whatever_a_rule_says(tmp_path):
     state = resume_state()
     config = gpucodec.QuantizeConfig("int8", bound=gpucodec.ErrorBound(rel=0.1))
@@ -245,7 +232,7 @@ def test_steps_and_random_states_are_exact_whatever_a_rule_says(tmp_path):
 
 
 def test_codecs_in_the_manifest_are_those_in_the_arrays(tmp_path):
-    checkpoint.save(training_state(), tmp_path, "resume" if has_quantization else "lossless")
+    checkpoint.save(training_state(), tmp_path, "resume")
     for path, array in checkpoint.open(tmp_path).manifest.arrays.items():
         stored = json.loads((tmp_path / path / "zarr.json").read_text())
         assert stored["codecs"] == [dict(array.codec)]
