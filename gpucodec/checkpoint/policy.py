@@ -98,7 +98,7 @@ def _resume() -> Policy:
     return Policy(
         (
             Rule(QuantizeConfig("int8"), kinds=("exp_avg",), min_numel=MIN_NUMEL),
-            Rule(QuantizeConfig("log8"), kinds=("exp_avg_sq",), min_numel=MIN_NUMEL),
+            Rule(QuantizeConfig("log8", axis="auto"), kinds=("exp_avg_sq",), min_numel=MIN_NUMEL),
         ),
         "resume",
     )
@@ -109,7 +109,7 @@ def _archive() -> Policy:
     return Policy(
         (
             Rule(QuantizeConfig("nf4"), kinds=("exp_avg",), min_numel=MIN_NUMEL),
-            Rule(QuantizeConfig("log8"), kinds=("exp_avg_sq",), min_numel=MIN_NUMEL),
+            Rule(QuantizeConfig("log8", axis="auto"), kinds=("exp_avg_sq",), min_numel=MIN_NUMEL),
             Rule(QuantizeConfig("int8"), kinds=("grad",), min_numel=MIN_NUMEL),
         ),
         "archive",
