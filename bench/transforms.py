@@ -58,16 +58,16 @@ def forced_bytes(array: NDArray[Any]) -> dict[str, int]:
     block_log = TensorConfig().block_log(dtype.spec.word_bytes)
     profile = spec.PROFILE_RATIO
     model = plan.find_model(words, dtype, shape, profile)
-    section = cpu._pack_model(model) if model is not None else b""  # noqa: SLF001
+    section = cpu._pack_model(model) if model is not None else b""
     sizes = {}
     for way in WAYS:
         flags = spec.SPARSE if way in {"sparse", "both"} and len(dtype.spec.planes) > 1 else 0
         predicted = way in {"predicted", "both"} and model is not None
         flags |= spec.PREDICTED if predicted else 0
-        encoding = cpu._Encoding(  # noqa: SLF001
+        encoding = cpu._Encoding(
             words, dtype, block_log, profile, flags, model if predicted else None
         )
-        frame = cpu._frame(encoding, shape, section if predicted else b"", 1)  # noqa: SLF001
+        frame = cpu._frame(encoding, shape, section if predicted else b"", 1)
         sizes[way] = frame.size
     return sizes
 

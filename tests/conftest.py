@@ -23,3 +23,5 @@ common = settings(
 settings.register_profile("pr", common, max_examples=500)
 settings.register_profile("long", common, max_examples=20_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "pr"))
+
+pytest_plugins = ["gpucodec_s3", "fs_places"]  # fixtures of the filesystem's tests

@@ -22,6 +22,6 @@ def s3_options():
         "secret": "test",
         "use_listings_cache": False,
     }
-    s3fs.S3FileSystem(**options).mkdir(BUCKET)
+    s3fs.S3FileSystem(**options).makedirs(BUCKET, exist_ok=True)
     yield options
     running.stop()

@@ -8,6 +8,7 @@ import errno
 import gc
 import os
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -125,24 +126,38 @@ def bytes_on_disk(folder):
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks for open files in /proc")
 def test_forward_without_backward_leaves_nothing(stream, tmp_path):  # noqa: F811
-    context = stream()
+    context, folder = stream(), tmp_path / "spill"
     with context:
         y = chain(leaf(1000))
         context.flush()
-        assert sum(bytes_on_disk(tmp_path / "spill")) > 10_000
+        size = sum(bytes_on_disk(folder))
+        assert size > 10_000
         del y
-    assert bytes_on_disk(tmp_path / "spill") == []
+        y = chain(leaf(1000))
+        context.flush()
+        assert sum(bytes_on_disk(folder)) == size  # the file of the first graph, written again
+        del y
+    assert bytes_on_disk(folder) == []
     with pytest.raises(ValueError, match="in the model"), context:  # noqa: PT012
         y = chain(leaf(1000))
         context.flush()
         del y
         raise ValueError("in the model")
-    assert bytes_on_disk(tmp_path / "spill") == []
+    assert bytes_on_disk(folder) == []
     x = leaf(10)
     with context:  # and can be entered again
         y = chain(x)
+    context.flush()
     y.backward()
     assert right(x)
+    del y
+    assert len(bytes_on_disk(folder)) == 1  # for the next step
+    del context
+    for _ in range(1000):  # a thread may hold what it read ahead for a moment
+        if not bytes_on_disk(folder):
+            break
+        time.sleep(0.01)
+    assert bytes_on_disk(folder) == []
 
 
 def test_nothing_is_written_of_a_graph_that_died_in_the_queue(stream, held):  # noqa: F811
@@ -240,20 +255,25 @@ def test_backward_in_another_thread(stream):  # noqa: F811
     assert right(x)
 
 
-def test_nobody_reaches_a_file_that_is_being_closed(tmp_path, monkeypatch):
-    """The system gives its number to the next file: a write would land in another's."""
-    segments, seen, close = storage.Segments(str(tmp_path)), [], os.close
+def test_nobody_reaches_a_file_that_is_being_given_back(tmp_path, monkeypatch):
+    """Another thread would take it for its last, and the next graph for its first."""
+    seen, give_back = [], storage._Files.give_back
 
-    def closing(fd):
-        seen.append(segments._last())
-        close(fd)
+    def giving_back(files, fd):
+        seen.append(segments._last and segments._last())
+        give_back(files, fd)
 
-    monkeypatch.setattr(os, "close", closing)
+    monkeypatch.setattr(storage._Files, "give_back", giving_back)
+    segments = storage.Segments.__new__(storage.Segments)
+    segments._last = None
+    segments.__init__(str(tmp_path))
     slot = segments.write(np.zeros(10, np.uint8))
     fd = slot.place.fd
-    seen.clear()  # of tempfile
+    seen.clear()
     del slot
     assert seen == [None]
+    assert segments.write(np.zeros(10, np.uint8)).place.fd == fd
+    segments.trim()
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(fd)
 

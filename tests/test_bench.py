@@ -138,3 +138,18 @@ def test_levels_reach_numba(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CPU_NAME", "of the caller")
     assert levels.run("probe", [], "plain") == "generic"
     assert levels.run("probe", []) is None
+
+
+def test_filesystem_run():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.fs", "--mib", "24", "--rounds", "1"],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "ratio 1.4" in done.stdout
+    blocks = float(done.stdout.partition("64 KiB: ")[2].split()[0])
+    assert 1 <= blocks <= 1.5
+    faster = float(done.stdout.partition(" ms, ")[2].split()[0])
+    assert faster >= 20

@@ -8,7 +8,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem, make_path_posix
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.tests import abstract
-from gpucodec_s3 import BUCKET, s3_options  # noqa: F401 - a fixture
+from gpucodec_s3 import BUCKET
 
 from gpucodec.fs import GpucodecFileSystem
 
@@ -44,7 +44,7 @@ class Local(abstract.AbstractFixtures):
 
 class S3(abstract.AbstractFixtures):
     @pytest.fixture(scope="class")
-    def fs(self, s3_options):  # noqa: F811
+    def fs(self, s3_options):
         return fsspec.filesystem("gpucodec", target_protocol="s3", target_options=s3_options)
 
     @pytest.fixture

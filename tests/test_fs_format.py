@@ -201,6 +201,22 @@ def test_files_of_others_are_not_ours():
             load_now(len(joined), lambda a, b, joined=joined: joined[a:b])
 
 
+def test_verify_looks_at_every_bit(tmp_path):
+    from gpucodec.cli.check import frame
+    from gpucodec.cli.errors import CommandError
+
+    path = tmp_path / "file"
+    file = encoded(small("text")) + encoded(small("floats"))
+    path.write_bytes(file)
+    frame(path)
+    for bit in range(0, 8 * len(file), 7):
+        damaged = bytearray(file)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises((GpucodecError, CommandError)):
+            frame(path)
+
+
 def footer(file: bytes, **changes: int) -> bytes:
     """The file with other values in its footer, and a hash that holds."""
     names = ("index_bytes", "n_frames", "decoded", "encoded", "index_hash", "hash", "version")

@@ -99,6 +99,19 @@ def test_types_patterns_and_codecs(tmp_path, codec):
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("codec", ["int8", gpucodec.QuantizeConfig("mxfp8_e4m3")], ids=str)
+def test_lossy_codecs(tmp_path, codec):
+    model, batches = model_and_tokens()
+    with torch.no_grad(), record_activations(model, "blocks.1", tmp_path, codec=codec):
+        for batch in batches:
+            model(batch)
+    [found] = ActivationDataset(tmp_path, shuffle=False)
+    [expected] = outputs(model, batches, ["blocks.1"]).values()
+    assert 0 < (found["blocks.1"] - expected).abs().max() < 0.07 * expected.abs().max()
+    assert torch.equal(found["token_ids"], torch.cat(batches).flatten())
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_examples_as_rows(tmp_path):
     convolution = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(inplace=True))
     images = torch.randn(5, 1, 6, 6)

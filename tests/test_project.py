@@ -32,6 +32,7 @@ DOCUMENTS = (
         "docs/lz.md",
         "docs/zarr.md",
         "docs/checkpoints.md",
+        "docs/activations.md",
     ),
 )
 HEAVY = (

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of codecs, as users give them, turned into configurations of `gpucodec.encode`."""
+"""Names of codecs, as users give them, turned into configurations, and those used."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gpucodec
-from gpucodec.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from gpucodec.buffers import Bytes
 
 LOSSLESS = ("auto", "lossless")
+LOSSY_TYPES = ("float32", "bfloat16", "float16")  # never indices, masks, or numbers meant exactly
 
 
 def config_of(codec: Any) -> Any:
-    """The configuration that a `codec` argument stands for; None is the lossless default.
+    """The configuration that a `codec` argument stands for.
 
     Parameters
     ----------
@@ -22,8 +25,8 @@ def config_of(codec: Any) -> Any:
 
     Raises
     ------
-    UnsupportedError
-        The name of a lossy format, and this gpucodec has none.
+    ValueError
+        No format has this name.
     TypeError
         Neither a name nor a configuration.
 
@@ -33,10 +36,13 @@ def config_of(codec: Any) -> Any:
             message = f"codec is a name or a gpucodec configuration, not {type(codec).__name__}"
             raise TypeError(message)
         return codec
-    if codec in LOSSLESS:
-        return None
-    quantize = getattr(gpucodec, "QuantizeConfig", None)
-    if quantize is None:
-        message = f"codec {codec!r}: this gpucodec has no lossy formats, only {LOSSLESS}"
-        raise UnsupportedError(message)
-    return quantize(format=codec)
+    return gpucodec.TensorConfig() if codec in LOSSLESS else gpucodec.QuantizeConfig(codec)
+
+
+def encode(vector: Any, dtype: str, config: Any) -> Bytes:
+    """One frame of a host tensor whose type has this name; lossless where loss is not meant."""
+    if isinstance(config, gpucodec.QuantizeConfig):
+        if dtype in LOSSY_TYPES:
+            return gpucodec.encode_quantized(vector, config, threads=1)
+        config = None
+    return gpucodec.encode(vector, config, threads=1)

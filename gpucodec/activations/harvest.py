@@ -46,7 +46,8 @@ class record_activations:  # noqa: N801 a context, named like torch's
     dtype
         torch.dtype or its name, to convert to; None keeps each module's own.
     codec
-        "auto" or "lossless"; a `gpucodec.TensorConfig`; a serializer of zarr; None for none.
+        "auto" or "lossless"; the name of a lossy format, such as "int8"; a `gpucodec.TensorConfig`
+        or `gpucodec.QuantizeConfig`; a serializer of zarr; None for none.
     axis
         "tokens": all dimensions but the last are rows. "examples": the first one is.
 

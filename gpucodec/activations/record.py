@@ -11,6 +11,7 @@ import gpucodec
 from gpucodec.dtypes import BY_NAME
 
 from . import device as devices
+from .codecs import encode
 from .errors import MutationError, StreamError
 from .region import Region, empty_like, flat
 
@@ -62,8 +63,7 @@ class Source:
         name = str(vector.dtype).removeprefix("torch.")
         if name not in BY_NAME:
             vector = vector.view(torch.uint8)
-        chosen = config if vector.dtype.is_floating_point else None  # never loss in indices, masks
-        return gpucodec.encode(vector, chosen, threads=1)
+        return encode(vector, name, config)
 
 
 class Loaded(NamedTuple):

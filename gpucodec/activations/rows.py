@@ -23,9 +23,10 @@ import zarr
 from zarr.abc.codec import ArrayBytesCodec
 
 import gpucodec.zarr  # the data types and the codec
-from gpucodec.config import TensorConfig
 from gpucodec.dtypes import BY_NAME
 from gpucodec.errors import CorruptionError, UnsupportedError
+
+from .codecs import config_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,15 +51,17 @@ def serializer_of(codec: Any) -> dict[str, Any]:
     Raises
     ------
     UnsupportedError
-        Neither "auto", "lossless", None, a `TensorConfig` nor a serializer of zarr.
+        Neither None, a name or configuration for tensors, nor a serializer of zarr.
 
     """
     if codec is None:
         return {"compressors": None}
-    if codec in ("auto", "lossless"):
-        codec = TensorConfig()
-    if isinstance(codec, TensorConfig):
-        codec = gpucodec.zarr.TensorCodec(**codec.to_json())
+    if isinstance(codec, str) or hasattr(codec, "to_json"):
+        config = config_of(codec)
+        if isinstance(config, gpucodec.TensorConfig):
+            codec = gpucodec.zarr.TensorCodec(**config.to_json())
+        elif isinstance(config, gpucodec.QuantizeConfig):
+            codec = gpucodec.zarr.QuantizeCodec(**config.to_json())
     if not isinstance(codec, ArrayBytesCodec):
         message = f"codec {codec!r} is no name, configuration or zarr serializer known here"
         raise UnsupportedError(message)

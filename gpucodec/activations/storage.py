@@ -6,12 +6,14 @@ A frame is kept for as long as its `Slot` is referred to.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import tempfile
 import threading
 import uuid
 import weakref
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -43,30 +45,66 @@ class Storage(Protocol):
         """Keep a frame; OSError if that fails."""
 
     def read(self, slot: Slot) -> Bytes:
-        """The frame; OSError if that fails."""
+        """The frame, until this thread reads the next; OSError if that fails."""
+
+    def trim(self) -> None:
+        """Give back what is held for later."""
+
+
+class _Files:
+    """Descriptors of files without names, which the system removes however the process ends.
+
+    Files are handed out again: pages that the system has in memory already are written at ten
+    times the speed of new ones.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self.idle: deque[int] = deque()  # its methods are atomic: finalizers may not take locks
+
+    def take(self) -> int:
+        """An idle file, or a new one."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                return os.dup(file.fileno())
+
+    def give_back(self, fd: int) -> None:
+        """Keep a file for the next segment."""
+        self.idle.append(fd)
+
+    def close_idle(self) -> None:
+        """Give idle files back to the system."""
+        with contextlib.suppress(IndexError):
+            while True:
+                os.close(self.idle.pop())
+
+    __del__ = close_idle
 
 
 class _Segment:
-    """A file without a name, which the system removes however the process ends."""
+    """A file while frames lie in it."""
 
-    def __init__(self, folder: str) -> None:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            self.fd = os.dup(file.fileno())
+    def __init__(self, files: _Files) -> None:
+        self.fd = files.take()
         self.end = 0
-        # Not __del__: during that, weak references still work, and another thread would write to
-        # a descriptor that is being closed.
-        weakref.finalize(self, os.close, self.fd).atexit = False
+        # Not __del__: during that, weak references still work, and another thread would begin to
+        # write to a file that is given away.
+        weakref.finalize(self, files.give_back, self.fd).atexit = False
 
 
 class Segments:
-    """Frames one behind the other in anonymous files; a file goes when all of its slots have."""
+    """Frames one behind the other in anonymous files; a file is free when all of its slots are."""
 
     keeps = False
 
     def __init__(self, folder: str) -> None:
         self.where = folder
         Path(folder).mkdir(parents=True, exist_ok=True)
-        _Segment(folder)  # so that a folder that cannot be written is an error at once
+        self._files = _Files(folder)
+        _Segment(self._files)  # so that a folder that cannot be written is an error at once
+        self._scratch = threading.local()  # new memory costs more than the reading
         self._lock = threading.Lock()
         self._last: weakref.ref[_Segment] | None = None
 
@@ -75,7 +113,7 @@ class Segments:
         with self._lock:
             segment = None if self._last is None else self._last()
             if segment is None or segment.end >= SEGMENT_BYTES:
-                segment = _Segment(self.where)
+                segment = _Segment(self._files)
                 self._last = weakref.ref(segment)
             slot = Slot(segment, segment.end, frame.size)
             segment.end += frame.size
@@ -86,8 +124,11 @@ class Segments:
         return slot
 
     def read(self, slot: Slot) -> Bytes:
-        """Read a frame back."""
-        frame = np.empty(slot.n_bytes, np.uint8)
+        """Read a frame back, into memory that this thread's next read takes again."""
+        room: Bytes | None = getattr(self._scratch, "room", None)
+        if room is None or room.size < slot.n_bytes:
+            room = self._scratch.room = np.empty(slot.n_bytes, np.uint8)
+        frame = room[: slot.n_bytes]
         rest, at = memoryview(frame), slot.offset
         while rest:
             n_read = os.preadv(slot.place.fd, [rest], at)
@@ -96,6 +137,10 @@ class Segments:
                 raise OSError(message)
             rest, at = rest[n_read:], at + n_read
         return frame
+
+    def trim(self) -> None:
+        """Close the files that no frame lies in."""
+        self._files.close_idle()
 
 
 class _Object:
@@ -144,6 +189,9 @@ class Objects:
     def read(self, slot: Slot) -> Bytes:
         """Get a frame back."""
         return np.frombuffer(self._fs.cat_file(slot.place.path), np.uint8)
+
+    def trim(self) -> None:
+        """Nothing is held."""
 
 
 def _remove(file_system: Any, folder: str, removals: queue.SimpleQueue[Any]) -> None:

@@ -63,11 +63,12 @@ class stream_activations:  # noqa: N801 named like torch's own contexts
     Parameters
     ----------
     url_or_path
-        A folder, for files without names that vanish with the graph, or however the process ends;
-        or a URL of fsspec, for one object a tensor.
+        A folder, for files without names, or a URL of fsspec, for one object a tensor. Files whose
+        graph is gone are written to again by the next step, and vanish when the context is left,
+        with this object, or however the process ends.
     codec
-        "auto" or "lossless"; a configuration object of gpucodec, or the name of a lossy format,
-        for floating-point tensors. Integers and masks are never lossy.
+        "auto" or "lossless"; a configuration object of gpucodec; or the name of a lossy format,
+        such as "int8". Loss is for float32, bfloat16 and float16 alone, never for indices, masks.
     min_bytes
         Smaller tensors stay in memory.
     prefetch
@@ -88,8 +89,8 @@ class stream_activations:  # noqa: N801 named like torch's own contexts
     ------
     OSError
         The folder cannot be written.
-    UnsupportedError
-        The codec is not in this version.
+    ValueError, TypeError
+        An argument is out of range, or no codec.
 
     """
 
@@ -150,6 +151,7 @@ class stream_activations:  # noqa: N801 named like torch's own contexts
         self._weights.unwatch()
         self._entered.pop().__exit__(*exception)
         self._engine.confirm()
+        self._engine.storage.trim()
 
     def stats(self) -> StreamStats:
         """Counts since this was made; a copy."""

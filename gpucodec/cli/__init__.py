@@ -225,7 +225,7 @@ def inspect(path: Path) -> None:
 @main.command()
 @click.argument("path", type=PATH)
 def verify(path: Path) -> None:
-    """Decode everything in a store or a frame, check every hash, keep nothing.
+    """Decode everything in a store, a frame or a compressed file, check every hash, keep nothing.
 
     The exit code is 1 if anything is damaged or missing.
     """

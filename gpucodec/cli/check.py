@@ -6,23 +6,52 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..codec import verify
+from ..kernels import spec
+from .errors import DamagedError
 from .tensors import as_bytes, regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ..buffers import Bytes
     from .stores import Store
     from .tensors import Contents
 
 
 def frame(path: Path) -> None:
-    """Verify a file that is one frame. Raises GpucodecError."""
+    """Verify a file that is one frame, or one that the filesystem wrote. Raises GpucodecError."""
     with path.open("rb") as file:
         if not file.seek(0, 2):
             verify(b"")
-        verify(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    raw = np.frombuffer(mapped, np.uint8)
+    magic = spec.FILE_MAGIC, spec.FOOTER_MAGIC
+    if magic[0] == raw[: len(magic[0])].tobytes() or magic[1] == raw[-len(magic[1]) :].tobytes():
+        sections(raw)
+    else:
+        verify(raw)
+
+
+def sections(raw: Bytes) -> None:
+    """Verify all of a file that the filesystem wrote. Raises GpucodecError."""
+    from ..fs.indexes import load_now
+
+    index = load_now(raw.size, lambda start, stop: raw[start:stop].tobytes())
+    if index is None:
+        raise DamagedError("the file ends like gpucodec's, but begins otherwise")
+    for begin in index.begins:
+        magic = raw[begin : begin + len(spec.FILE_MAGIC)].tobytes()
+        if magic != spec.FILE_MAGIC:
+            raise DamagedError(f"the section at byte {begin} begins with {magic.hex(' ')}")
+    for number, (start, head) in enumerate(zip(index.starts, index.heads, strict=True)):
+        whole = raw[start : start + index.frame(number).encoded_bytes]
+        if whole[: len(head)].tobytes() != head:
+            raise DamagedError(f"frame {number}, at byte {start}, is not the one of the index")
+        verify(whole)
 
 
 def store(opened: Store, done: Callable[[int], None]) -> Iterator[str]:

@@ -17,11 +17,13 @@ from ..codec import encode
 from ..config import LZConfig, TensorConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..buffers import Bytes
     from ..config import Config
 
 UNIT_BYTES: Final = 1 << 20  # the guess is made anew for each MiB
-_PIECES, _PIECE_BYTES = 8, 1 << 10  # of a unit, evenly spread: its sample
+_PIECES, _PIECE_BYTES = 8, 512  # of a unit, evenly spread: its sample
 _TRIAL_BYTES = 64 << 10  # encoded both ways where the sample leaves both possible
 _LOG2_STEPS = 256  # fixed point of the estimates: 1/256 bit
 _SYMBOL_COST = (
@@ -55,19 +57,35 @@ class Choice(NamedTuple):
         return _TYPES[self.word_bytes], TensorConfig(lz=self.word_bytes > 1)
 
 
-def choose(unit: Bytes, previous: Choice | None) -> Choice:
-    """How to encode a unit of a file, given the choice for the one before it."""
-    if previous is not None and unit.size >= previous.word_bytes:
-        bits, _ = _bits(unit, previous.word_bytes)
-        if abs(bits - previous.bits) < _DRIFT:
-            return previous
-    bits, lowest = _bits(unit, 1)
-    best = Choice(1, lz=False, bits=bits)
-    for word_bytes in (2, 4, 8):
+def choices(window: Bytes, previous: Choice | None) -> Iterator[Choice]:
+    """How to encode each unit of a window of a file, given the choice for the one before it."""
+    n_whole, rest = divmod(window.size, UNIT_BYTES)
+    units = window[: n_whole * UNIT_BYTES].reshape(n_whole, UNIT_BYTES)
+    at = 0
+    while at < n_whole:
+        if previous is not None:
+            bits = _bits(units[at:], previous.word_bytes).sum(axis=1) // previous.word_bytes
+            other = abs(bits - previous.bits) >= _DRIFT
+            n_same = int(other.argmax()) if other.any() else len(other)
+            yield from [previous] * n_same
+            at += n_same
+        if at < n_whole:
+            previous = _choose(units[at])
+            yield previous
+            at += 1
+    if rest:
+        yield _choose(window[n_whole * UNIT_BYTES :])
+
+
+def _choose(unit: Bytes) -> Choice:
+    """How to encode a unit of any size."""
+    best, lowest = Choice(1, lz=False, bits=0), 0
+    for word_bytes in _TYPES:
         if unit.size >= word_bytes:
-            bits, low = _bits(unit, word_bytes)
-            if 128 * bits < 127 * best.bits:
-                best, lowest = Choice(word_bytes, lz=False, bits=bits), low
+            [planes] = _bits(unit[None, : unit.size // word_bytes * word_bytes], word_bytes)
+            bits = int(planes.sum()) // word_bytes
+            if word_bytes == 1 or 32 * bits < 31 * best.bits:  # samples flatter wide words a little
+                best, lowest = Choice(word_bytes, lz=False, bits=bits), int(planes[0])
     return best if lowest > _NOISE else best._replace(lz=_lz_is_smaller(unit, best))
 
 
@@ -82,28 +100,38 @@ def _lz_is_smaller(unit: Bytes, choice: Choice) -> bool:
     return 64 * matched.size < 63 * planes.size
 
 
-def _bits(unit: Bytes, word_bytes: int) -> tuple[int, int]:
-    """Estimated bits a byte of the planes of words, and of the lowest plane alone, in 1/256."""
-    words = unit[: unit.size // word_bytes * word_bytes].view(f"<u{word_bytes}")
+def _bits(
+    units: np.ndarray[tuple[int, int], np.dtype[np.uint8]], word_bytes: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Estimated bits a symbol, in 1/256, of the planes of words, lowest first.
+
+    Parameters
+    ----------
+    units
+        uint8[n, m], `m` a whole number of words.
+
+    Returns
+    -------
+    int64[n, word_bytes]
+
+    """
+    words = units.view(f"<u{word_bytes}")
     length = _PIECE_BYTES // word_bytes
-    if words.size > _PIECES * length:
-        step = words.size // _PIECES
-        words = np.concatenate([words[i * step : i * step + length] for i in range(_PIECES)])
+    if words.shape[1] > _PIECES * length:
+        step = words.shape[1] // _PIECES
+        words = np.concatenate(
+            [words[:, i * step : i * step + length] for i in range(_PIECES)], axis=1
+        )
     if word_bytes > 1:  # as the format does: the sign goes down, the exponent is alone at the top
         words = words << 1 | words >> (8 * word_bytes - 1)
-    entropies = _entropies(words.view(np.uint8).reshape(-1, word_bytes))
-    return int(entropies.sum()) // word_bytes, int(entropies[0])
-
-
-def _entropies(
-    planes: np.ndarray[tuple[int, int], np.dtype[np.uint8]],
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Bits a symbol of each column, int64[n], in 1/256."""
-    n, width = planes.shape
-    offsets = 256 * np.arange(width)
-    counts = np.bincount((planes + offsets).reshape(-1), minlength=256 * width).reshape(width, 256)
+    n_units, n = words.shape
+    planes = np.ascontiguousarray(words).view(np.uint8).reshape(n_units, n, word_bytes)
+    n_planes = n_units * word_bytes
+    offsets = 256 * np.arange(n_planes).reshape(n_units, 1, word_bytes)
+    counts = np.bincount((planes + offsets).reshape(-1), minlength=256 * n_planes)
+    counts = counts.reshape(n_units, word_bytes, 256)
     table = _c_log2_c()
-    bits = table[n] - table[counts].sum(axis=1) + _SYMBOL_COST * ((counts > 0).sum(axis=1) - 1)
+    bits = table[n] - table[counts].sum(axis=2) + _SYMBOL_COST * ((counts > 0).sum(axis=2) - 1)
     return bits // n  # type: ignore[no-any-return]
 
 

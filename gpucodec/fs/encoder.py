@@ -9,7 +9,7 @@ import numpy as np
 
 from ..codec import encode
 from ..kernels import spec
-from .choose import UNIT_BYTES, Choice, choose
+from .choose import UNIT_BYTES, Choice, choices
 from .section import end_of_section, head_of
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Encoder:
             self._begun = True
             yield np.frombuffer(spec.FILE_MAGIC, np.uint8)
         start, run = 0, self._choice
-        for at in range(0, window.size, UNIT_BYTES):
-            choice = choose(window[at : at + UNIT_BYTES], self._choice)
+        for i, choice in enumerate(choices(window, self._choice)):
+            at = i * UNIT_BYTES
             if run is not None and at > start and choice.kind != run.kind:
                 yield from self._frames(window[start:at], run)
                 start = at

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from .source import Source
 
 AHEAD_BYTES: Final = 8 << 20  # the most to decode ahead of a reader that goes straight on
+WRITES_WAITING: Final = 2  # encoded pieces that may wait to be written
 DIRECT_BYTES: Final = 1 << 20  # reads of this size are decoded to where they go
 
 
@@ -115,6 +119,8 @@ class EncodingFile(io.RawIOBase):
         self._sink: Sink | None = sink
         self._encoder = Encoder(threads)
         self._start = start
+        self._thread: ThreadPoolExecutor | None = None
+        self._written: deque[Future[None]] = deque()
 
     def readable(self) -> bool:
         """Not."""
@@ -137,9 +143,21 @@ class EncodingFile(io.RawIOBase):
         if self.closed or self._sink is None:
             raise ValueError("write to a closed file")
         before = self._encoder.n_bytes
-        for piece in self._encoder.feed(data):
-            self._sink.write(piece)
+        for piece in self._encoder.feed(data):  # encode the next while this one is written
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, "gpucodec-write")
+            self._written.append(self._thread.submit(self._sink.write, piece))
+            while len(self._written) > WRITES_WAITING:
+                self._written.popleft().result()
         return self._encoder.n_bytes - before
+
+    def _wait(self) -> None:
+        """Until all that was encoded is written. Raises what went wrong."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+        while self._written:
+            self._written.popleft().result()
 
     def close(self) -> None:
         """Encode the rest, and commit unless a transaction does so later."""
@@ -149,7 +167,9 @@ class EncodingFile(io.RawIOBase):
         try:
             if sink is not None:
                 try:
-                    for piece in self._encoder.finish():
+                    last = list(self._encoder.finish())
+                    self._wait()
+                    for piece in last:
                         sink.write(piece)
                 except BaseException:
                     self.discard()
@@ -172,6 +192,8 @@ class EncodingFile(io.RawIOBase):
         """Let it not appear."""
         sink, self._sink = self._sink, None
         if sink is not None:
+            with contextlib.suppress(Exception):  # of writes that nobody wants any more
+                self._wait()
             sink.discard()
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:

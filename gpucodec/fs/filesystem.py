@@ -224,12 +224,17 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
     ) -> bytes:
         path = self._strip_protocol(path)
-        _, index = await self._indexes.load(path)
+        info, index = await self._indexes.load(path)
         if index is None:
             return bytes(await self._below._cat_file(path, start=start, end=end, **kwargs))
-        start, end = clip(start, end, index.size)
-        out = np.empty(end - start, np.uint8)
-        await self._read_into(path, index, start, end, out)
+        first, last = clip(start, end, index.size)
+        out = np.empty(last - first, np.uint8)
+        try:
+            await self._read_into(path, index, first, last, out)
+        except GpucodecError:
+            if await self._indexes.changed(path, info) is None:
+                raise
+            return await self._cat_file(path, start, end, **kwargs)
         return out.tobytes()
 
     async def _read_into(self, path: str, index: Index, start: int, stop: int, out: Bytes) -> None:
@@ -267,6 +272,12 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         names = [self._strip_protocol(path) for path in paths]
         ranges = list(zip(names, starts, ends, strict=True))
         found = await cat_ranges(self._below, self._indexes, ranges, max_gap or 0, self.threads)
+        for i, one in enumerate(found):
+            if isinstance(one, GpucodecError):  # damage, or a listing older than its file
+                try:
+                    found[i] = await self._cat_file(*ranges[i])
+                except GpucodecError as error:
+                    found[i] = error
         if on_error != "return":
             for one in found:
                 if isinstance(one, BaseException):
@@ -366,8 +377,8 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         **kwargs: Any,
     ) -> Any:
         path = self._strip_protocol(path)
-        start = 0
-        if mode == "rb" or (mode == "ab" and self.fs.exists(path)):
+        start, new = 0, mode != "rb" and not self.fs.exists(path)
+        if mode == "rb" or (mode == "ab" and not new):
             source = Source(self, path)
             if source.index is None and (mode == "rb" or source.info["size"]):
                 source.close()
@@ -380,12 +391,13 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
                 return DecodedFile(self, path, source, cache_type or BlockAhead.name, **options)
             source.close()
             start = source.index.size if source.index is not None else 0
-        elif mode == "xb" and self.fs.exists(path):
+        elif mode == "xb" and not new:
             raise FileExistsError(path)
         elif mode not in {"wb", "xb", "ab"}:
             message = f"mode {mode!r} is not rb, wb, xb or ab"
             raise NotImplementedError(message)
-        sink = self._sink(path, mode)
+        appended_to_nothing = mode == "ab" and new and not self._local  # not all can do that
+        sink = self._sink(path, "wb" if appended_to_nothing else mode)
         return EncodingFile(
             self, path, mode, sink, autocommit=autocommit, start=start, threads=self.threads
         )

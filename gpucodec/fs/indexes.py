@@ -43,12 +43,17 @@ class Indexes:
         info = await self._below._info(path, **kwargs)
         try:
             return info, await self.of(info)
-        except GpucodecError:  # of the file, or of a listing that is older than it?
-            self._fs.invalidate_cache(self._fs._parent(path))
-            again = await self._below._info(path, **kwargs)
-            if _identity(again) == _identity(info):
+        except GpucodecError:
+            again = await self.changed(path, info)
+            if again is None:
                 raise
             return again, await self.of(again)
+
+    async def changed(self, path: str, info: dict[str, Any]) -> dict[str, Any] | None:
+        """What there is to say of a file now, if `info` came from a listing older than it."""
+        self._fs.invalidate_cache(self._fs._parent(path))
+        again: dict[str, Any] = await self._below._info(path)
+        return None if _identity(again) == _identity(info) else again
 
     async def of(self, info: dict[str, Any]) -> Index | None:
         """The index of a file of a listing."""
@@ -80,7 +85,7 @@ class Indexes:
                 self._bytes -= _nbytes(dropped)
 
 
-def load_now(size: int, fetch: Callable[[int, int], bytes]) -> Index | None:
+def load_now(size: int, fetch: Callable[[int, int], Any]) -> Index | None:
     """The index of a file whose bytes come at once; as `read_index`."""
     reader = read_index(size)
     try:

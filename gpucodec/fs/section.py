@@ -115,6 +115,8 @@ class Index:
     """Where everything is in a file that gpucodec wrote."""
 
     physical_size: int
+    begins: list[int]
+    """Where each section begins."""
     heads: list[bytes]
     """Header and table of each frame, in order."""
     starts: np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -226,4 +228,5 @@ def _joined(size: int, sections: Sequence[tuple[int, Footer, bytes]]) -> Index:
     if logical[-1] > _MOST_BYTES:
         message = f"file decodes to {logical[-1]} bytes, more than any file has"
         raise CorruptionError(message)
-    return Index(size, heads, np.array(starts, np.int64), np.array(logical, np.int64))
+    begins = [begin for begin, _, _ in sections]
+    return Index(size, begins, heads, np.array(starts, np.int64), np.array(logical, np.int64))

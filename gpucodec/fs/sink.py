@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 if TYPE_CHECKING:
     from ..buffers import Bytes
 
+NO_LINKS: Final = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # some disks
 SPOOL_BYTES: Final = 64 << 20  # of a file for a remote place are kept in memory, the rest on disk
 
 
@@ -53,8 +55,7 @@ class LocalSink:
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
-            if self.exclusive:
-                os.link(self.partial, self.path)  # unlike a rename, never over another file
+            if self.exclusive and self._linked():
                 self.partial.unlink()
             else:
                 if self.path.exists():
@@ -64,6 +65,18 @@ class LocalSink:
             self.discard()
             raise
         sync_folder(self.path.parent)
+
+    def _linked(self) -> bool:
+        """Give the sibling its name as well, which, unlike a rename, never hits another file."""
+        try:
+            os.link(self.partial, self.path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if self.path.exists():  # the best that can be done here
+                raise FileExistsError(self.path) from error
+            return False
+        return True
 
     def discard(self) -> None:
         """Remove it."""
@@ -128,6 +141,10 @@ class RemoteSink:
                 self.fs.pipe_file(self.path, self.spool.read(), mode=mode)
             else:
                 self.fs.put_file(self.spool.name, self.path, mode=mode)
+        except OSError as error:
+            if self._refused(error) and self.fs.exists(self.path):
+                raise FileExistsError(self.path) from error
+            raise
         finally:
             self.spool.close()
 
@@ -139,8 +156,16 @@ class RemoteSink:
                 await below._pipe_file(self.path, self.spool.read(), mode=mode)
             else:
                 await below._put_file(self.spool.name, self.path, mode=mode)
+        except OSError as error:
+            if self._refused(error) and await below._exists(self.path):
+                raise FileExistsError(self.path) from error
+            raise
         finally:
             self.spool.close()
+
+    def _refused(self, error: OSError) -> bool:
+        """Whether this may be an object store's way to say that the file exists."""
+        return "x" in self.mode and error.errno == errno.EINVAL
 
     def discard(self) -> None:
         """Forget them."""

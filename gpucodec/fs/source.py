@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from fsspec.asyn import sync
 
 from .indexes import load_now
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from ..buffers import Bytes
     from .section import Index
 
-STEP_BYTES: Final = 8 << 20  # of contents decoded at a time, while the next are read
+STEP_BYTES: Final = 16 << 20  # of contents decoded at a time, while the next are read
+REUSED_BYTES: Final = 1 << 20  # reads of this size get memory that is kept
 
 
 def logical(info: dict[str, Any], index: Index | None) -> dict[str, Any]:
@@ -41,6 +43,7 @@ class Source:
     def __init__(self, fs: Any, path: str) -> None:
         self._fs, self._path = fs, path
         self._descriptor = -1
+        self._rooms: list[Bytes] = []
         if fs.fs.async_impl:
             info, self.index = sync(fs.loop, fs._indexes.load, path)
         else:
@@ -49,8 +52,8 @@ class Source:
                 self._descriptor = os.open(path, os.O_RDONLY)
                 info["size"] = os.fstat(self._descriptor).st_size
             try:
-                is_file = info["type"] == "file"
-                self.index = load_now(info["size"], self._read) if is_file else None
+                known = info["type"] == "file" and info["size"] is not None
+                self.index = load_now(info["size"], self._read) if known else None
             except BaseException:
                 self.close()
                 raise
@@ -58,14 +61,27 @@ class Source:
             raise IsADirectoryError(path)
         self.info = logical(info, self.index)
 
-    def _read(self, start: int, stop: int) -> bytes:
+    def _read(self, start: int, stop: int) -> Any:
         """Bytes of the file as it is stored."""
         if self._descriptor < 0:
-            return bytes(self._fs.fs.cat_file(self._path, start=start, end=stop))
-        pieces = [os.pread(self._descriptor, stop - start, start)]
-        while pieces[-1] and (missing := stop - start - sum(map(len, pieces))):  # 2 GiB at most
-            pieces.append(os.pread(self._descriptor, missing, stop - missing))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return self._fs.fs.cat_file(self._path, start=start, end=stop)
+        return os.pread(self._descriptor, stop - start, start)
+
+    def _fetch(self, request: Request) -> Any:
+        """What a request needs; large pieces in memory that was used before, which is faster."""
+        start, stop = request.stored
+        if self._descriptor < 0 or stop - start < REUSED_BYTES:
+            return self._read(start, stop)
+        room = self._rooms.pop() if self._rooms else np.empty(0, np.uint8)
+        if room.size < stop - start:
+            room = np.empty(stop - start, np.uint8)
+        n = os.preadv(self._descriptor, [room[: stop - start]], start)
+        return room[:n]
+
+    def _fill(self, request: Request, payload: Any) -> None:
+        fill([(request, payload)], self._fs.threads)
+        if isinstance(payload, np.ndarray):
+            self._rooms.append(payload if payload.base is None else payload.base)
 
     def read_into(self, start: int, stop: int, out: Bytes) -> None:
         """Decode bytes `start` to `stop` - 1 of the contents into `out`. Raises GpucodecError."""
@@ -80,15 +96,16 @@ class Source:
             for at, end in zip([start, *ends], ends, strict=False)
         ]
         if len(requests) < 2:  # noqa: PLR2004
-            fill([(request, self._read(*request.stored)) for request in requests], fs.threads)
+            for request in requests:
+                self._fill(request, self._fetch(request))
             return
         with ThreadPoolExecutor(1, "gpucodec-read") as ahead:
-            coming = [ahead.submit(self._read, *request.stored) for request in requests[:2]]
+            coming = [ahead.submit(self._fetch, request) for request in requests[:2]]
             for i, request in enumerate(requests):
                 payload = coming.pop(0).result()
                 if i + 2 < len(requests):
-                    coming.append(ahead.submit(self._read, *requests[i + 2].stored))
-                fill([(request, payload)], fs.threads)
+                    coming.append(ahead.submit(self._fetch, requests[i + 2]))
+                self._fill(request, payload)
 
     def close(self) -> None:
         """Close the local file."""
