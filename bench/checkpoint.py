@@ -21,7 +21,6 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 
-import gpucodec
 from gpucodec import checkpoint
 from gpucodec.checkpoint.dcp import ZarrReader, ZarrWriter
 
@@ -89,10 +88,7 @@ def ways(state):
         lambda path: dcp.save(flat, storage_writer=ZarrWriter(path), no_dist=True),
         lambda path: into(path, ZarrReader),
     )
-    policies = ["lossless"]
-    if hasattr(gpucodec, "QuantizeConfig"):
-        policies += ["resume", "archive"]
-    for policy in policies:
+    for policy in ("lossless", "resume", "archive"):
         yield (
             f"gpucodec, {policy}",
             lambda path, policy=policy: checkpoint.save(state, path, policy),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -17,10 +18,6 @@ from gpucodec.checkpoint import Policy, Rule
 from gpucodec.checkpoint.kinds import KINDS, kinds_of
 from gpucodec.checkpoint.policy import policy_of
 from gpucodec.checkpoint.structure import flatten
-from gpucodec.errors import UnsupportedError
-
-has_quantization = hasattr(gpucodec, "QuantizeConfig")
-quantizes = pytest.mark.skipif(not has_quantization, reason="needs quantization")
 
 
 def kinds(state):
@@ -175,13 +172,6 @@ def test_bad_policies_are_refused():
         policy_of("smallest")
 
 
-@pytest.mark.skipif(has_quantization, reason="has quantization")
-@pytest.mark.parametrize("name", ["resume", "archive"])
-def test_lossy_presets_say_what_they_lack(name, tmp_path):
-    with pytest.raises(UnsupportedError, match=f"policy '{name}'.*no quantization"):
-        checkpoint.save({}, tmp_path, name)
-
-
 def resume_state():
     """A state dict with moments large enough to be quantized."""
     torch.manual_seed(0)
@@ -197,7 +187,6 @@ def resume_state():
     }
 
 
-@quantizes
 @pytest.mark.parametrize("name", ["resume", "archive"])
 def test_lossy_presets_touch_only_the_moments(name, tmp_path):
     state = resume_state()
@@ -223,7 +212,36 @@ def test_lossy_presets_touch_only_the_moments(name, tmp_path):
     assert checkpoint.inspect(tmp_path).encoded_bytes < lossless.encoded_bytes * 0.8
 
 
-@quantizes
+def test_quantized_tensors_are_sliced_checked_and_written_by_dcp(tmp_path):
+    import torch.distributed.checkpoint as dcp
+
+    from gpucodec.checkpoint.dcp import ZarrReader, ZarrWriter
+
+    state = resume_state()
+    checkpoint.save(state, tmp_path / "plain", "resume")
+    writer = ZarrWriter(tmp_path / "dcp", policy="resume")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"optimizer": state["optimizer"]}, storage_writer=writer, no_dist=True)
+        name = "optimizer/state/0/exp_avg_sq"
+        opened = [checkpoint.open(tmp_path / where) for where in ("plain", "dcp")]
+        whole = [one[name][:] for one in opened]
+        assert all(one[name].codec["name"] == "gpucodec.quantize" for one in opened)
+        assert bits(whole[0]) == bits(whole[1])
+        assert bits(opened[0][name][5:9, ::3]) == bits(whole[0][5:9, ::3])
+        target = {"optimizer": {"state": {"0": {"exp_avg_sq": torch.zeros_like(whole[0])}}}}
+        dcp.load(target, storage_reader=ZarrReader(tmp_path / "dcp"), no_dist=True)
+    assert bits(target["optimizer"]["state"]["0"]["exp_avg_sq"]) == bits(whole[0])
+    path = tmp_path / "plain" / opened[0].manifest.tensors[name].array / "c.0.0"
+    content = path.read_bytes()
+    for at in range(0, len(content), 101):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        with pytest.raises(gpucodec.GpucodecError):
+            checkpoint.verify(tmp_path / "plain")
+        with pytest.raises(gpucodec.GpucodecError):
+            checkpoint.load(None, tmp_path / "plain")
+
+
 def test_steps_and_random_states_are_exact_whatever_a_rule_says(tmp_path):
     state = resume_state()
     config = gpucodec.QuantizeConfig("int8", bound=gpucodec.ErrorBound(rel=0.1))
@@ -245,7 +263,7 @@ def test_steps_and_random_states_are_exact_whatever_a_rule_says(tmp_path):
 
 
 def test_codecs_in_the_manifest_are_those_in_the_arrays(tmp_path):
-    checkpoint.save(training_state(), tmp_path, "resume" if has_quantization else "lossless")
+    checkpoint.save(training_state(), tmp_path, "resume")
     for path, array in checkpoint.open(tmp_path).manifest.arrays.items():
         stored = json.loads((tmp_path / path / "zarr.json").read_text())
         assert stored["codecs"] == [dict(array.codec)]

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 import gpucodec
 
+from .. import QuantizeConfig, TensorConfig
 from ..codec import decode
-from ..config import TensorConfig
 from ..dtypes import BY_NAME
 from ..errors import CorruptionError, UnsupportedError
 from ..kernels import spec
@@ -41,21 +40,11 @@ def to_json(config: Any) -> dict[str, Any]:
     if isinstance(config, TensorConfig):
         configuration = config.to_json()
         return {"name": LOSSLESS, **({"configuration": configuration} if configuration else {})}
-    quantized = getattr(gpucodec, "QuantizeConfig", None)
-    if quantized is not None and isinstance(config, quantized):
+    if isinstance(config, QuantizeConfig):
         return {"name": QUANTIZED, "configuration": config.to_json()}
-    name = type(config).__name__
-    hint = " (is it a class?)" if isinstance(config, type) and is_dataclass(config) else ""
-    raise TypeError(f"tensors are encoded by a TensorConfig or a QuantizeConfig, not {name}{hint}")
-
-
-def quantize_config(**parameters: Any) -> Any:
-    """A ``QuantizeConfig``. Raises UnsupportedError in a gpucodec without quantization."""
-    found = getattr(gpucodec, "QuantizeConfig", None)
-    if found is None:
-        message = f"this gpucodec has no quantization, which {parameters} needs"
-        raise UnsupportedError(message)
-    return found(**parameters)
+    raise TypeError(
+        f"tensors are encoded by a TensorConfig or a QuantizeConfig, not {type(config).__name__}"
+    )
 
 
 def from_json(codec: Mapping[str, Any]) -> Any:
@@ -72,10 +61,8 @@ def from_json(codec: Mapping[str, Any]) -> Any:
         if name == LOSSLESS:
             return TensorConfig.from_json(configuration)
         if name == QUANTIZED:
-            return type(quantize_config(format="int8")).from_json(configuration)
-    except (TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UnsupportedError):
-            raise
+            return QuantizeConfig.from_json(configuration)
+    except (TypeError, ValueError) as error:
         raise UnsupportedError(f"codec {codec} has bad parameters: {error}") from error
     raise UnsupportedError(f"arrays are encoded by {name}, which this gpucodec does not have")
 
@@ -90,8 +77,7 @@ def encode(array: Array, config: Any) -> Bytes:
     """One chunk."""
     if isinstance(config, TensorConfig):
         return gpucodec.encode(array, config, threads=1)
-    encoded: Bytes = gpucodec.encode_quantized(array, config, threads=1)
-    return encoded
+    return gpucodec.encode_quantized(array, config, threads=1)
 
 
 def digest_of(raw: Any, where: str) -> int:

@@ -8,10 +8,8 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import Any, Final
 
-import gpucodec
-
-from ..config import DEFAULT_CONFIG, TensorConfig
-from ..errors import UnsupportedError
+from .. import QuantizeConfig, TensorConfig, check_state_format
+from ..config import DEFAULT_CONFIG
 from . import codecs
 from .kinds import KINDS
 
@@ -50,9 +48,8 @@ class Rule:
         if isinstance(self.kinds, str) or unknown:
             raise ValueError(f"kinds are a tuple of {', '.join(KINDS)}, not {self.kinds!r}")
         if not isinstance(self.config, TensorConfig):
-            check = getattr(gpucodec, "check_state_format", lambda *_: None)
             for kind in self.kinds:
-                check(kind, self.config)
+                check_state_format(kind, self.config)
 
     def matches(self, name: str, kind: str, dtype: str, shape: tuple[int, ...]) -> bool:
         """Whether it is for this tensor."""
@@ -84,16 +81,14 @@ class Policy:
 
         Raises
         ------
-        UnsupportedError
+        StateFormatError
             A rule without kinds would quantize a tensor whose kind does not survive the format.
 
         """
         for rule in self.rules:
             if rule.matches(name, kind, dtype, shape):
                 if not isinstance(rule.config, TensorConfig):
-                    check = getattr(gpucodec, "check_state_format", None)
-                    if check is not None:
-                        check(kind, rule.config)
+                    check_state_format(kind, rule.config)
                 return rule.config
         return DEFAULT_CONFIG
 
@@ -102,8 +97,8 @@ def _resume() -> Policy:
     """Weights exact; Adam's moments in 8 bits, the second with relative precision."""
     return Policy(
         (
-            Rule(codecs.quantize_config(format="int8"), kinds=("exp_avg",), min_numel=MIN_NUMEL),
-            Rule(codecs.quantize_config(format="log8"), kinds=("exp_avg_sq",), min_numel=MIN_NUMEL),
+            Rule(QuantizeConfig("int8"), kinds=("exp_avg",), min_numel=MIN_NUMEL),
+            Rule(QuantizeConfig("log8", axis="auto"), kinds=("exp_avg_sq",), min_numel=MIN_NUMEL),
         ),
         "resume",
     )
@@ -113,9 +108,9 @@ def _archive() -> Policy:
     """Weights exact; the first moment, which tolerates it, in 4 bits."""
     return Policy(
         (
-            Rule(codecs.quantize_config(format="nf4"), kinds=("exp_avg",), min_numel=MIN_NUMEL),
-            Rule(codecs.quantize_config(format="log8"), kinds=("exp_avg_sq",), min_numel=MIN_NUMEL),
-            Rule(codecs.quantize_config(format="int8"), kinds=("grad",), min_numel=MIN_NUMEL),
+            Rule(QuantizeConfig("nf4"), kinds=("exp_avg",), min_numel=MIN_NUMEL),
+            Rule(QuantizeConfig("log8", axis="auto"), kinds=("exp_avg_sq",), min_numel=MIN_NUMEL),
+            Rule(QuantizeConfig("int8"), kinds=("grad",), min_numel=MIN_NUMEL),
         ),
         "archive",
     )
@@ -135,15 +130,10 @@ def policy_of(policy: Policy | str) -> Policy:
     ------
     ValueError
         There is no such preset.
-    UnsupportedError
-        It quantizes, and this gpucodec cannot.
 
     """
     if isinstance(policy, Policy):
         return policy
     if policy not in PRESETS:
         raise ValueError(f"policy is a Policy or one of {', '.join(PRESETS)}, not {policy!r}")
-    try:
-        return PRESETS[policy]()
-    except UnsupportedError as error:
-        raise UnsupportedError(f"policy {policy!r}: {error}") from error
+    return PRESETS[policy]()

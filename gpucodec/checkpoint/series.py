@@ -224,6 +224,7 @@ class CheckpointSeries:
                 forever = self.keep_every is not None and step % self.keep_every == 0
                 if not forever and step != newest:
                     self.storage.delete(_key(step))
+            self.storage.flush()  # before what they name is deleted
         collect(self.storage)
 
     def _count(self, info: SaveInfo, stalled: float) -> None:

@@ -153,6 +153,8 @@ class Local:
         except FileNotFoundError:
             return
         folder = os.path.dirname(path)
+        with self._lock:
+            self._unsynced.add(folder)
         while folder != self.root:
             try:
                 self.disk.rmdir(folder)
