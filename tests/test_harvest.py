@@ -335,10 +335,11 @@ def check(store, at_least):
 
 
 @pytest.mark.parametrize(
-    "n_kills", [3, pytest.param(200, marks=[pytest.mark.long], id="200 times")]
+    ("n_kills", "seed"),
+    [(3, 3), *(pytest.param(25, seed, marks=pytest.mark.long) for seed in range(8))],
 )
-def test_a_killed_harvest_resumes_at_the_last_complete_row(tmp_path, n_kills):
-    n_killed = killed_harvest(tmp_path / "s", n_kills, n_kills)
+def test_a_killed_harvest_resumes_at_the_last_complete_row(tmp_path, n_kills, seed):
+    n_killed = killed_harvest(tmp_path / "s", n_kills, seed)
     assert n_killed
     harvest_worker.harvest(tmp_path / "s")
     assert check(tmp_path / "s", 0) == harvest_worker.N_BATCHES * harvest_worker.TOKENS_A_BATCH
