@@ -41,10 +41,18 @@ def say(*parts: Any) -> None:
     console().print(*parts, markup=False, soft_wrap=True)
 
 
-def ready() -> None:
-    """Load the kernels. The first time they are compiled, which takes a while and is announced."""
+def ready(*, everything: bool = False) -> None:
+    """Load the kernels. The first time they are compiled, which takes a while and is announced.
+
+    `everything` takes those of sparse and of predicted frames too, so that timing can begin.
+    """
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(256, 256))
+    products = np.exp(rng.normal(size=(256, 1)) + rng.normal(size=256) + dense / 10)
+    arrays = (dense, np.maximum(dense, 0), products) if everything else (dense,)
     with Console(stderr=True).status("preparing the kernels (compiled on first use)"):
-        decode(encode(np.arange(1 << 12, dtype=np.float32)))
+        for array in arrays:
+            decode(encode(array.astype(np.float32)))
 
 
 @contextmanager
