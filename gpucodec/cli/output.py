@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..durable import sync
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -44,28 +45,17 @@ def replacing(destination: Path, *, force: bool) -> Iterator[Path]:
         if destination.is_dir() and not destination.is_symlink():
             destination.rename(Path(folder) / "replaced")  # a folder cannot be renamed over
         partial.replace(destination)
-        _sync(destination.parent)
+        sync(destination.parent)
 
 
 def _flush(path: Path) -> None:
     if path.is_dir():
         for folder, _, names in os.walk(path):
             for name in names:
-                _sync(Path(folder) / name)
-            _sync(Path(folder))
+                sync(Path(folder) / name)
+            sync(Path(folder))
     else:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ..durable import sync
+
 if TYPE_CHECKING:
     from ..buffers import Bytes
 
@@ -64,7 +66,7 @@ class LocalSink:
         except BaseException:
             self.discard()
             raise
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
 
     def _linked(self) -> bool:
         """Give the sibling its name as well, which, unlike a rename, never hits another file."""
@@ -212,15 +214,3 @@ class Spool:
 def creation(mode: str) -> str:
     """What fsspec calls an open mode where a whole file is handed over."""
     return "create" if "x" in mode else "overwrite"
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last, where the system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

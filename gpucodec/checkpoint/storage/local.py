@@ -9,6 +9,7 @@ from hashlib import sha256
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
+from ...durable import sync
 from ..parallel import Workers
 
 if TYPE_CHECKING:
@@ -38,14 +39,7 @@ class Disk:
 
     def sync(self, path: str) -> None:
         """Wait until a file's contents, or a folder's names, are on the disk."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | _BINARY)
-        except PermissionError:  # Windows opens no folders
-            return
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
     def link(self, source: str, target: str) -> None:
         """Give a file a second name. Raises FileExistsError."""
