@@ -219,9 +219,10 @@ def encode(
     plain = _Encoding(words, dtype, block_log, profile, flags)
     # Of floats with zeros, a mask says more; but the most frequent of ids may well be 0.
     is_masked = flags and dtype.spec.transform in {spec.ROTATE, spec.ROTATE_BIAS}
-    if config.lz or (config.lz is None and not is_masked and profile != spec.PROFILE_FAST):
-        by_lz = replace(plain, flags=0, lz=bool(config.lz) or plan.may_repeat(words, dtype))
-        if not flags or (by_lz.lz and _is_smaller(by_lz, 0, plain)):
+    by_itself = config.lz is None and not is_masked and profile != spec.PROFILE_FAST
+    if config.lz or (by_itself and plan.may_repeat(words, dtype)):
+        by_lz = replace(plain, flags=0, lz=True)
+        if not flags or _is_smaller(by_lz, 0, plain):
             plain, flags = by_lz, 0
     model = plan.find_model(words, dtype, shape, profile)
     if model is not None:
