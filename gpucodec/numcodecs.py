@@ -21,33 +21,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from .config import Config
 
-class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
-    """Lossless coding of tensors; see `gpucodec.TensorConfig`.
 
-    Encoding keeps the data type, so hand over the typed array, not its bytes. As everywhere in
-    numcodecs, memory is encoded in the order in which it lies; an array in Fortran order decodes
-    flat. Types that the format does not have are encoded through a view
-    (`gpucodec.views.carrier`) and decode to that view.
+class _Frames(Codec):  # type: ignore[misc] # numcodecs is not typed
+    """A codec whose encoded form is a frame."""
 
-    Parameters
-    ----------
-    block_size, profile, lz
-        As in `gpucodec.TensorConfig`.
-
-    Examples
-    --------
-    >>> zarr.create_array(store, shape=..., dtype="f4", zarr_format=2, compressors=Tensor())
-
-    """
-
-    codec_id: ClassVar[str] = "gpucodec.tensor"
-
-    def __init__(
-        self, block_size: int | None = None, profile: str = "ratio", lz: bool | None = None
-    ) -> None:
-        self._config = TensorConfig(block_size, profile, lz)
-        self.block_size, self.profile, self.lz = block_size, profile, lz
+    _config: Config
 
     def get_config(self) -> dict[str, Any]:
         """The id and the parameters that differ from their defaults, as JSON."""
@@ -55,26 +35,6 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
 
     def __hash__(self) -> int:
         return hash((self.codec_id, self._config))
-
-    def encode(self, buf: Any) -> npt.NDArray[np.uint8]:
-        """Encode an array or buffer.
-
-        Parameters
-        ----------
-        buf
-            Array of any shape and of any data type but object, or any buffer.
-
-        Returns
-        -------
-        The frame, uint8[n].
-
-        Raises
-        ------
-        TypeError
-            The array holds objects.
-
-        """
-        return gpucodec.encode(_words(buf), self._config)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
         """Decode a frame.
@@ -105,6 +65,54 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
         gpucodec.decode(_bytes(buf), out=ensure_contiguous_ndarray(out))
         return out
 
+
+class Tensor(_Frames):
+    """Lossless coding of tensors; see `gpucodec.TensorConfig`.
+
+    Encoding keeps the data type, so hand over the typed array, not its bytes. As everywhere in
+    numcodecs, memory is encoded in the order in which it lies; an array in Fortran order decodes
+    flat. Types that the format does not have are encoded through a view
+    (`gpucodec.views.carrier`) and decode to that view.
+
+    Parameters
+    ----------
+    block_size, profile, lz
+        As in `gpucodec.TensorConfig`.
+
+    Examples
+    --------
+    >>> zarr.create_array(store, shape=..., dtype="f4", zarr_format=2, compressors=Tensor())
+
+    """
+
+    codec_id: ClassVar[str] = "gpucodec.tensor"
+
+    def __init__(
+        self, block_size: int | None = None, profile: str = "ratio", lz: bool | None = None
+    ) -> None:
+        self._config = TensorConfig(block_size, profile, lz)
+        self.block_size, self.profile, self.lz = block_size, profile, lz
+
+    def encode(self, buf: Any) -> npt.NDArray[np.uint8]:
+        """Encode an array or buffer.
+
+        Parameters
+        ----------
+        buf
+            Array of any shape and of any data type but object, or any buffer.
+
+        Returns
+        -------
+        The frame, uint8[n].
+
+        Raises
+        ------
+        TypeError
+            The array holds objects.
+
+        """
+        return gpucodec.encode(_words(buf), self._config)
+
     def encode_batch(self, bufs: Iterable[Any]) -> list[npt.NDArray[np.uint8]]:
         """Encode several arrays at once: the same frames as `encode`, with less overhead."""
         return gpucodec.encode_batch([_words(buf) for buf in bufs], self._config)
@@ -127,7 +135,7 @@ class Tensor(Codec):  # type: ignore[misc] # numcodecs is not typed
         return gpucodec.max_encoded_size((n_words,), words, self._config)
 
 
-class LZ(Codec):  # type: ignore[misc] # numcodecs is not typed
+class LZ(_Frames):
     """Lossless coding of anything with repetitions, as bytes; see `gpucodec.LZConfig`.
 
     As with numcodecs' other compressors, what comes back are bytes, in the order in which the memory
@@ -145,6 +153,7 @@ class LZ(Codec):  # type: ignore[misc] # numcodecs is not typed
     """
 
     codec_id: ClassVar[str] = "gpucodec.lz"
+    _config: LZConfig
 
     def __init__(
         self, level: Literal["fast", "ratio"] = "fast", typesize: int | None = None
@@ -153,24 +162,10 @@ class LZ(Codec):  # type: ignore[misc] # numcodecs is not typed
         self.level = level
         self.typesize = typesize
 
-    def get_config(self) -> dict[str, Any]:
-        """The id and the parameters that differ from their defaults, as JSON."""
-        return {"id": self.codec_id, **self._config.to_json()}
-
-    def __hash__(self) -> int:
-        return hash((self.codec_id, self._config))
-
     def encode(self, buf: Any) -> npt.NDArray[np.uint8]:
         """Encode an array or buffer, of any data type but object; the frame, uint8[n]."""
         array = ensure_contiguous_ndarray(buf)
         return gpucodec.encode(_bytes(array), self._config.for_elements(array.dtype.itemsize))
-
-    def decode(self, buf: Any, out: Any = None) -> Any:
-        """Decode a frame: `out`, or else uint8[n]. Raises as `Tensor.decode`."""
-        if out is None:
-            return gpucodec.decode(_bytes(buf))
-        gpucodec.decode(_bytes(buf), out=ensure_contiguous_ndarray(out))
-        return out
 
 
 def _words(buf: Any) -> npt.NDArray[Any]:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
@@ -15,12 +14,12 @@ from gpucodec.config import TensorConfig
 from gpucodec.views import carrier
 
 from .chunk import chunk_of
+from .metadata import Configured
 from .read import Decoding, read_chunks
-from .steps import is_sync_handle, raw_bytes, run, run_sync
+from .steps import INLINE_BYTES, is_sync_handle, off_loop, raw_bytes, run, run_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Self
 
     import numpy.typing as npt
     from zarr.core.array_spec import ArraySpec
@@ -28,14 +27,9 @@ if TYPE_CHECKING:
 
     from .read import Item
 
-T = TypeVar("T")
-
-# Chunks below this size are not worth a thread: starting one takes longer.
-_INLINE_BYTES = 1 << 16
-
 
 @dataclass(frozen=True, kw_only=True)
-class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
+class TensorCodec(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     """Lossless coding of tensors, one frame a chunk: an array-to-bytes codec.
 
     Alone in its chain (as it is by default when given as ``serializer``, with
@@ -63,20 +57,6 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         """The parameters as the codec takes them."""
         return TensorConfig(self.block_size, self.profile, self.lz)
 
-    @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        """From metadata: a name alone, or with a configuration."""
-        name = data if isinstance(data, str) else data.get("name")
-        if name != cls.name:
-            message = f"codec is named {name!r}, not {cls.name!r}"
-            raise ValueError(message)
-        return cls(**({} if isinstance(data, str) else data.get("configuration") or {}))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As metadata."""
-        configuration = self.config.to_json()
-        return {"name": self.name, **({"configuration": configuration} if configuration else {})}
-
     def validate(self, *, shape: Any, dtype: Any, chunk_grid: Any) -> None:
         """Refuse data types whose arrays hold pointers.
 
@@ -102,11 +82,15 @@ class TensorCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         return array
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        [buffer] = await _off_loop(self._encode_many, [(chunk_array, chunk_spec)])
+        [buffer] = await off_loop(
+            _is_small([chunk_spec]), self._encode_many, [(chunk_array, chunk_spec)]
+        )
         return buffer
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        [array] = await _off_loop(self._decode_many, [(chunk_bytes, chunk_spec)])
+        [array] = await off_loop(
+            _is_small([chunk_spec]), self._decode_many, [(chunk_bytes, chunk_spec)]
+        )
         return array
 
     async def encode(
@@ -198,15 +182,8 @@ def _ndbuffer(array: npt.NDArray[Any], spec: ArraySpec) -> NDBuffer:
     return spec.prototype.nd_buffer.from_numpy_array(array)
 
 
-async def _off_loop(function: Callable[[list[Any]], list[T]], chunks: list[Any]) -> list[T]:
-    """Run in a thread, so that the event loop stays free, unless that takes longer."""
-    if _is_small([spec for _, spec in chunks]):
-        return function(chunks)
-    return await asyncio.to_thread(function, chunks)
-
-
 def _is_small(specs: Iterable[ArraySpec]) -> bool:
-    return sum(chunk_of(spec).nbytes for spec in specs) < _INLINE_BYTES
+    return sum(chunk_of(spec).nbytes for spec in specs) < INLINE_BYTES
 
 
 async def _present(
@@ -217,7 +194,8 @@ async def _present(
     numbers = [i for i, (chunk, _) in enumerate(chunks) if chunk is not None]
     results: list[Any] = [None] * len(chunks)
     if numbers:
-        done = await _off_loop(function, [chunks[i] for i in numbers])
+        present = [chunks[i] for i in numbers]
+        done = await off_loop(_is_small(spec for _, spec in present), function, present)
         for i, one in zip(numbers, done, strict=True):
             results[i] = one
     return results

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,10 +17,9 @@ from gpucodec.quant.tensor import is_float
 from .chunk import chunk_of
 from .codec import is_box
 from .quantize_partial import check_chunk, is_partial, read_selected
-from .steps import is_sync_handle, raw_bytes, run, run_sync
+from .steps import INLINE_BYTES, is_sync_handle, off_loop, raw_bytes, run, run_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Self
 
     import numpy.typing as npt
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
     from .chunk import Chunk
     from .steps import Steps
-
-_INLINE_BYTES = 1 << 16  # smaller chunks are not worth a thread
 
 
 @dataclass(frozen=True, init=False)
@@ -103,12 +99,12 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         return _ndbuffer(_decode(chunk_bytes, chunk_of(chunk_spec)), chunk_spec)
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        size = chunk_of(chunk_spec).nbytes
-        return await _off_loop(self._encode_sync, chunk_array, chunk_spec, size)  # type: ignore[no-any-return]
+        is_small = chunk_of(chunk_spec).nbytes < INLINE_BYTES
+        return await off_loop(is_small, self._encode_sync, chunk_array, chunk_spec)
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        size = chunk_of(chunk_spec).nbytes
-        return await _off_loop(self._decode_sync, chunk_bytes, chunk_spec, size)  # type: ignore[no-any-return]
+        is_small = chunk_of(chunk_spec).nbytes < INLINE_BYTES
+        return await off_loop(is_small, self._decode_sync, chunk_bytes, chunk_spec)
 
     def _read(
         self, getter: Any, selection: Any, chunk_spec: ArraySpec
@@ -146,10 +142,3 @@ def _decode(chunk_bytes: Buffer, chunk: Chunk) -> npt.NDArray[Any]:
 def _ndbuffer(array: npt.NDArray[Any], spec: ArraySpec) -> NDBuffer:
     native = spec.dtype.to_native_dtype()
     return spec.prototype.nd_buffer.from_numpy_array(np.asarray(array).astype(native, copy=False))
-
-
-async def _off_loop(function: Callable[..., Any], chunk: Any, spec: ArraySpec, size: int) -> Any:
-    """Run in a thread, so that the event loop stays free, unless that takes longer."""
-    if size < _INLINE_BYTES:
-        return function(chunk, spec)
-    return await asyncio.to_thread(function, chunk, spec)

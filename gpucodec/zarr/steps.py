@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _UINT8 = np.dtype(np.uint8)
+INLINE_BYTES = 1 << 16  # below, starting a thread takes longer than coding
 
 
 # A value of the store to read, by its byte getter, and a range of it or None.
@@ -162,3 +163,8 @@ async def each(
         if outcome is not None:
             raise outcome
     return results
+
+
+async def off_loop(is_small: bool, function: Callable[..., T], *arguments: Any) -> T:
+    """Run in a thread, so that the event loop stays free, unless that takes longer."""
+    return function(*arguments) if is_small else await asyncio.to_thread(function, *arguments)
