@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -86,14 +87,14 @@ def test_bytes_of_every_stage_add_up_to_its_files(compressed):
 def test_alpha_is_the_product_of_what_was_measured(compressed):
     _, model, _, report = compressed
     sizes = [stage.nbytes for stage in report.stages]
-    product = np.prod([b / a for a, b in zip(sizes, sizes[1:], strict=False)])
+    product = np.prod([b / a for a, b in itertools.pairwise(sizes)])
     assert report.alpha == pytest.approx(product)
     parameters = {id(p): p.numel() for p in model.state_dict().values()}
     tied = model.head.weight.numel()
     assert report.n == sum(parameters.values()) - tied
     matrices = {id(p): p for p in model.parameters() if p.ndim > 1}.values()
     assert report.n - report.m >= sum(p.numel() for p in matrices if p.numel() >= 4096) // 2
-    assert report.beta < 0.25
+    assert report.beta < 0.3  # codes of 4 and of 8 bits, and scales
     assert 0 < report.delta < 1
     assert report.naive < report.alpha  # masks, scales and metadata, which products leave out
 
@@ -137,7 +138,7 @@ def test_tensors_say_how_they_are_stored(compressed):
     assert rows["embed.weight"].format == "int4"  # stored once, under the name of what is tied
     assert rows["embed.weight"].stored_bytes
     lossy = [one.recovery.snr_db for one in report.tensors if one.format != "exact"]
-    assert all(5 < snr < 60 for snr in lossy)
+    assert all(0 < snr < 60 for snr in lossy)
     assert len(report.ranges) == 9
     assert all(one.largest > 0 and one.clipped == 0 for one in report.ranges)
     content = json.loads(report.to_json())
@@ -158,28 +159,26 @@ def test_stages_that_are_left_out_lose_nothing(tmp_path):
 
 
 def test_mixed_precision_keeps_within_its_budget(tmp_path):
-    model, tokens = small()
-    calls = [(tokens,)]
-    sizes = []
-    for budget in (1e-4, 1e-1):
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 96), nn.GELU(), nn.Linear(96, 64)]
+    model, x = nn.Sequential(*layers).eval(), 3 * torch.randn(32, 64)
+    sizes, formats = [], []
+    for budget in (1e-7, 1e-5, 1.0):
         report = compress_model(
-            model,
-            (tokens,),
-            tmp_path / str(budget),
-            quantize=Quantize("auto", budget=budget),
-            calibration=calls,
+            model, (x,), tmp_path / str(budget), quantize=Quantize("auto", budget=budget)
         )
         assert report.agreement.kl <= budget
         sizes.append(report.stages[-1].nbytes)
-        formats = {one.format for one in report.tensors}
-    assert sizes[1] < sizes[0] < report.stages[0].nbytes
-    assert formats - {"exact"}
+        formats.append({one.format for one in report.tensors if len(one.shape) > 1})
+    assert report.stages[0].nbytes > sizes[0] > sizes[1] > sizes[2]
+    assert formats[2] == {"nf4"}
+    assert formats[0] & {"exact", "int8"}
 
 
 @pytest.mark.parametrize("name", ["gpt", "cnn", "encoder"])
 def test_an_eighth_of_fp32_costs_at_most_one_percent(name, tmp_path):
     task = Task(name)
-    task.train(task.model, 60 if name == "cnn" else 100)
+    task.train(task.model, 50 if name == "cnn" else 80)
     report = compress_model(
         task.model,
         task.inputs,
@@ -188,7 +187,7 @@ def test_an_eighth_of_fp32_costs_at_most_one_percent(name, tmp_path):
         quantize=Quantize(rules={"embed*": "int8", "position": "int8", "head*": "int8"}),
         evaluate=task.evaluate,
         higher_is_better=task.higher_is_better,
-        finetune=lambda model: task.train(model, 50, 1.5e-3),
+        finetune=lambda model: task.train(model, 40, 1.5e-3),
     )
     assert report.alpha <= 1 / 8
     assert report.relative_loss <= 0.01

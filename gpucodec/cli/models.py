@@ -145,7 +145,9 @@ def _calls(path: Path, program: Any) -> list[Sequence[Any]]:
 
     arrays = [tensor.open() for tensor in files.read(path).tensors]
     user = set(program.graph_signature.user_inputs)
-    wanted = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in user]
+    wanted = [
+        node for node in program.graph.nodes if node.op == "placeholder" and node.name in user
+    ]
     if len(arrays) != len(wanted):
         raise CommandError(f"{path} has {len(arrays)} arrays, the model takes {len(wanted)} inputs")
     shape = wanted[0].meta["val"].shape

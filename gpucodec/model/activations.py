@@ -77,7 +77,7 @@ def calibrate(
     largest: dict[str, list[float]] = {weight: [] for weight in watched.values()}
     seen: dict[str, list[Any]] = {weight: [] for weight in watched.values()}
 
-    class Watch(torch.fx.Interpreter):  # type: ignore[misc,name-defined] # torch has no types here
+    class Watch(torch.fx.Interpreter):  # type: ignore[misc] # torch has no types here
         def run_node(self, node: Any) -> Any:
             result = super().run_node(node)
             weight = names.get(node.name)

@@ -95,8 +95,7 @@ def program_of(kept: Mapping[str, bytes], tensors: Mapping[str, Mapping[str, Any
         archive.writestr(ROOT + INPUTS, b"")  # without them, torch makes no guards either
     buffer.seek(0)
     with quiet():
-        program = torch.export.load(buffer)
-    return program
+        return torch.export.load(buffer)
 
 
 def _raw(tensors: Mapping[str, Any], name: str, described: Mapping[str, Any]) -> Any:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from .report import CompressionReport
 
 GB: Final = 1e9  # as storage is sold
-HOURS_OF_A_MONTH: Final = 730
 
 
 @dataclass(frozen=True)

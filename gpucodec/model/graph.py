@@ -105,7 +105,9 @@ def _own_memory(program: Any) -> None:
             if place not in made or not tensor.numel():
                 copy = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                 is_parameter = isinstance(tensor, torch.nn.Parameter)
-                made[place] = torch.nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+                made[place] = (
+                    torch.nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+                )
             tensors[name] = made[place]
 
 

@@ -46,7 +46,7 @@ def html(report: CompressionReport) -> str:
     """
     with needs("matplotlib", "report"):
         import matplotlib as mpl
-    settings = {"svg.fonttype": "path", "svg.hashsalt": "gpucodec", "font.size": 9}
+    settings: Any = {"svg.fonttype": "path", "svg.hashsalt": "gpucodec", "font.size": 9}
     with mpl.rc_context(settings):
         plots = [_stages(report), _bits(report), _errors(report)]
         plots += [_costs(report)] if report.costs else []
@@ -57,12 +57,12 @@ def html(report: CompressionReport) -> str:
         ("Weights", _table(table.TENSOR_HEADINGS, table.tensor_rows(report))),
     ]
     if report.ranges:
-        rows = [
+        ranges = [
             (one.layer, f"{one.largest:.5g}", f"{one.n_values:,}", f"{one.clipped:.2e}")
             for one in report.ranges
         ]
         headings = ("into", "range", "values seen", "clipped")
-        sections.append(("Activations", _table(headings, rows)))
+        sections.append(("Activations", _table(headings, ranges)))
     if report.exports:
         rows = table.export_rows(report)
         sections.append(("Other runtimes", _table(table.EXPORT_HEADINGS, rows)))
@@ -92,9 +92,7 @@ def _headline(report: CompressionReport) -> str:
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(one)}</th>" for one in headings)
-    lines = (
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    lines = ("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 

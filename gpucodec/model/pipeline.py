@@ -18,8 +18,16 @@ import numpy as np
 
 from .. import checkpoint
 from ..checkpoint.leaves import leaf
-from . import account, activations as act, archive, files, prune as pruning, quantize as quant, store
-from .graph import Graph, export, optimize
+from . import (
+    account,
+    activations as act,
+    archive,
+    files,
+    prune as pruning,
+    quantize as quant,
+    store,
+)
+from .graph import Graph, export, optimize, quiet
 from .meter import Meter
 from .quality import Recovery, agreement, outputs, recovery
 from .report import CompressionReport, Stage, TensorReport
@@ -132,7 +140,9 @@ def compress_model(
     calls = list(calibration) or [tuple(example_inputs)]
     is_module = isinstance(model, torch.nn.Module)
     runs = model if is_module else store.runnable(model)
-    job = Job(copy.deepcopy(model), example_inputs, calls, evaluate, higher_is_better, keep_stages)
+    with quiet():
+        own = copy.deepcopy(model)
+    job = Job(own, example_inputs, calls, evaluate, higher_is_better, keep_stages)
     originals = dict(unique(weights_of(model)))
     reference = outputs(runs, calls)
 
@@ -312,7 +322,7 @@ def _tensors(
 
 def _mask_bits(arrays: dict[str, Any]) -> float:
     """Bits a value of the masks of all tensors that have zeros, by their own densities."""
-    bits = sum(
+    bits: float = sum(
         array.size * account.entropy(float(np.count_nonzero(array)) / max(1, array.size))
         for array in arrays.values()
     )

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import TYPE_CHECKING, Any, Final
-
 
 import gpucodec
 
@@ -26,7 +26,7 @@ LADDER: Final = (
     QuantizeConfig("nf4", block_size=256, scale_type="bf16"),
 )
 """Formats that a weight may get, precise ones first; exact is always one more."""
-TRIES: Final = 6
+TRIES: Final = 9
 
 
 def rounded(tensor: Any, config: QuantizeConfig) -> Any:
@@ -57,10 +57,13 @@ def mixed_precision(job: Job, program: Any, config: Quantize) -> dict[str, Quant
     table = {name: _options(job, program, name, reference) for name in names}
     total = sum(max(option.harm for option in options) for options in table.values())
     start = float(job.evaluate(store.runnable(program))) if job.evaluate else 0.0
-    low, high = 0.0, total
+    low = min(
+        (one.harm for options in table.values() for one in options if one.harm > 0), default=0
+    )
+    high = total
     best: dict[str, QuantizeConfig] = {}
     for attempt in range(TRIES):
-        bound = high if attempt == 0 else (low + high) / 2
+        bound = high if attempt == 0 else sqrt(low * high)
         chosen = {
             name: LADDER[option.key]
             for name, option in allocate(table, bound).items()

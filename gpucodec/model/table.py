@@ -63,7 +63,11 @@ def facts(report: CompressionReport) -> list[tuple[str, str, str]]:
         ("gamma", f"{report.gamma:.4f}", "weights and graph, after over before the graph's passes"),
         ("delta", f"{report.delta:.4f}", "bytes on disk over bytes before coding"),
         ("alpha", f"{report.alpha:.4f}", f"V'/V as measured: {1 / report.alpha:.2f} times smaller"),
-        ("naive", f"{report.naive:.4f}", "M/N · beta · gamma · delta as if stages were independent"),
+        (
+            "naive",
+            f"{report.naive:.4f}",
+            "M/N · beta · gamma · delta as if stages were independent",
+        ),
         ("mask", f"{report.mask_entropy_bits:.4f}", "bits a parameter that masks need at least"),
         ("scales", f"{report.scale_bits:.4f}", "bits of scales a parameter, before coding"),
         ("KL", f"{report.agreement.kl:.3g}", "nats a position, outputs before and after"),

@@ -26,10 +26,36 @@ _TARGET: Final = re.compile(
 )
 _REACHES_OUT: Final = re.compile(r"\.(?:from_file|save|load|_?print|warn|format|import_)\w*\.")
 _ARGUMENTS: Final = frozenset(
-    "as_bool as_bools as_complex as_device as_expr as_float as_float_lists as_floats as_int "
-    "as_int_lists as_ints as_layout as_memory_format as_name as_nested_tensors as_none "
-    "as_optional_tensor as_optional_tensors as_scalar_type as_string as_sym_bool as_sym_bools "
-    "as_sym_float as_sym_floats as_sym_int as_sym_ints as_tensor as_tensors".split()
+    [
+        "as_bool",
+        "as_bools",
+        "as_complex",
+        "as_device",
+        "as_expr",
+        "as_float",
+        "as_float_lists",
+        "as_floats",
+        "as_int",
+        "as_int_lists",
+        "as_ints",
+        "as_layout",
+        "as_memory_format",
+        "as_name",
+        "as_nested_tensors",
+        "as_none",
+        "as_optional_tensor",
+        "as_optional_tensors",
+        "as_scalar_type",
+        "as_string",
+        "as_sym_bool",
+        "as_sym_bools",
+        "as_sym_float",
+        "as_sym_floats",
+        "as_sym_int",
+        "as_sym_ints",
+        "as_tensor",
+        "as_tensors",
+    ]
 )
 _NAME: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _WORD: Final = re.compile(r"[\w, ;>-]{0,256}", re.ASCII)  # modes, and equations of einsum
@@ -46,9 +72,23 @@ _CONTAINERS: Final = (
 )
 _PATH: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _TYPES: Final = {
-    **{1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32"},
-    **{8: "float64", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16"},
-    **{28: "uint16", 29: "float8_e4m3fn", 30: "float8_e5m2", 34: "uint32", 35: "uint64"},
+    1: "uint8",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "float16",
+    7: "float32",
+    8: "float64",
+    10: "complex64",
+    11: "complex128",
+    12: "bool",
+    13: "bfloat16",
+    28: "uint16",
+    29: "float8_e4m3fn",
+    30: "float8_e5m2",
+    34: "uint32",
+    35: "uint64",
 }
 """torch.export's numbers of data types."""
 
@@ -127,7 +167,9 @@ def _walk(value: Any, key: str) -> None:
 
 _ANY_TEXT: Final = re.compile(r"[\w.+#:@ -]{0,256}", re.ASCII)  # names of parameters, versions
 _PATTERNS: Final = {
-    **dict.fromkeys(("name", "as_name", "forward_arg_names"), re.compile(r"[A-Za-z_]\w*|", re.A)),
+    **dict.fromkeys(
+        ("name", "as_name", "forward_arg_names"), re.compile(r"[A-Za-z_]\w*|", re.ASCII)
+    ),
     "expr_str": _EXPRESSION,
     "as_string": _WORD,
     "target": _TARGET,
@@ -178,9 +220,7 @@ def tensor_of(torch: Any, raw: bytes, one: Mapping[str, Any]) -> Any:
 
     """
     meta = one["tensor_meta"]
-    shape, strides = (
-        [int(size["as_int"]) for size in meta[key]] for key in ("sizes", "strides")
-    )
+    shape, strides = ([int(size["as_int"]) for size in meta[key]] for key in ("sizes", "strides"))
     dtype = getattr(torch, _TYPES[meta["dtype"]])
     if not prod(shape):
         return torch.empty(shape, dtype=dtype)
