@@ -322,8 +322,8 @@ def _tensors(
 
 def _mask_bits(arrays: dict[str, Any]) -> float:
     """Bits a value of the masks of all tensors that have zeros, by their own densities."""
-    bits: float = sum(
+    bits = sum(
         array.size * account.entropy(float(np.count_nonzero(array)) / max(1, array.size))
         for array in arrays.values()
     )
-    return bits / max(1, sum(array.size for array in arrays.values()))
+    return float(bits / max(1, sum(array.size for array in arrays.values())))
