@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from . import predictor_spec
 from .spec import (
     CONSTANT,
     MASK_BITS,
@@ -23,7 +24,9 @@ from .spec import (
     RANS12,
     RAW,
     ROW,
+    constants,
     prelude,
+    table,
 )
 
 FOLDER: Final = Path(__file__).parent
@@ -35,6 +38,7 @@ MODULES: Final = {
         *("palette", "sparse", "predictor", "decode_full"),
     ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
+    "predictor_fit": ("entries", "planes", "rans", "choose", "predictor_fit"),
     "encode_full": (
         *("entries", "checksum", "planes", "rans", "choose"),
         *("palette", "profiles", "sparse", "predictor", "encode_full"),
@@ -52,7 +56,9 @@ def _part(name: str) -> str:
 def joined(stems: tuple[str, ...]) -> str:
     """C++ source of the files of these names, behind what all of them need."""
     parts = (_part(f"{stem}.cu") for stem in stems)
-    return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *parts])
+    tiles = table("u32 TILES", predictor_spec.TILES)
+    of_fits = ["namespace fitting {", *constants(vars(predictor_spec)), tiles, "}\n"]
+    return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *of_fits, *parts])
 
 
 @cache
@@ -90,6 +96,20 @@ JOB: Final = np.dtype(
         ("bits", "u1", 16),
     ]
 )
+FIT: Final = np.dtype(  # of predictor_fit.cu
+    [
+        *((name, "<u8") for name in ("words", "found", "rows", "columns", "row_factors")),
+        *((name, "<u8") for name in ("column_factors", "means", "sums", "counts", "energies")),
+        *((name, "<u8") for name in ("logs", "rest", "q", "factor")),
+        *((name, "<u8") for name in ("n_rows", "first_row", "first_group")),
+        *((name, "<u4") for name in ("n_columns", "word_bytes", "shift", "max_rank")),
+    ]
+)
+FOUND: Final = np.dtype(
+    [(name, "<i8") for name in ("base", "tile_rows", "rank", "is_worth", "energy", "n_words")]
+)
+FIT_WARPS: Final = 8
+FIT_THREADS: Final = 512
 MERGE_THREADS: Final = 256
 MASK_WARPS: Final = 8
 ENCODE_WARPS: Final = 4

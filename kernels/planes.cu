@@ -48,20 +48,24 @@ DEVICE Chunk load_symbols(const u8* from) {
     return {*reinterpret_cast<const u16*>(from), 0};
 }
 
-// The `N` symbols from number `first` on of a plane stored as bit rows; `N` divides both.
+DEVICE u64 joined(u32 low, u32 high) { return low | u64(high) << 32; }
+
+// The `N` symbols from number `first` on of a plane stored as bit rows; `N` divides both. Of what is
+// returned only these count.
 template <u32 N>
 DEVICE Chunk bit_symbols(const Plane& plane, u32 first) {
+    constexpr u32 SPREAD = 1u | 1u << 7 | 1u << 14 | 1u << 21, ONES = 0x01010101u;
     const u64* row = reinterpret_cast<const u64*>(plane.symbols) + first / ROW * plane.bits;
-    Chunk symbols = {0, 0};
+    u32 x[4] = {0, 0, 0, 0};
 #pragma unroll 1
     for (u32 j = 0; j < plane.bits; j++) {
         u64 field = row[j] >> (first % ROW);
-        for (u32 i = 0; i < N; i++) {
-            u64 bit = (field >> i & 1) << (8 * (i & 7) + j);
-            (i < 8 ? symbols.low : symbols.high) |= bit;
+        for (u32 i = 0; i < (N + 3) / 4; i++) {  // four bits to the lowest of four bytes
+            u32 four = u32(field >> (4 * i)) & 15;
+            x[i] |= (four * SPREAD & ONES) << j;
         }
     }
-    return symbols;
+    return {joined(x[0], x[1]), joined(x[2], x[3])};
 }
 
 template <u32 N>
@@ -70,8 +74,6 @@ DEVICE Chunk byte_symbols(const Plane& plane, u32 first) {
     u64 same = plane.constant * 0x0101010101010101ull;
     return {same, same};
 }
-
-DEVICE u64 joined(u32 low, u32 high) { return low | u64(high) << 32; }
 
 // Four bytes of each of four registers, transposed: byte `i` of `to[j]` is byte `j` of `from[i]`.
 DEVICE void transpose_bytes(const u32* from, u32* to) {

@@ -23,6 +23,7 @@ struct Model {
     DEVICE_METHOD u32 offset(u64 i, u32 j) const {
         u32 sum = u32(i32(rows[i])) + u32(i32(columns[i / tile_rows * n_columns + j]));
         u32 products = 0;
+#pragma unroll 1
         for (u32 k = 0; k < rank; k++) {
             products += u32(row_factors[i * rank + k] * column_factors[u64(k) * n_columns + j]);
         }
@@ -60,6 +61,7 @@ DEVICE Chunk shift_words(Chunk words, const Model& model, Place place, u32 first
     u64 row = place.row + at / model.n_columns;
     u32 column = at % model.n_columns;
     Chunk result = {0, 0};
+#pragma unroll 1
     for (u32 i = 0; i < N && i < n; i++) {
         Word x = Word((i < HALF ? words.low : words.high) >> (WIDTH * (i % HALF)));
         u32 offset = model.offset(row, column);

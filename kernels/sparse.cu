@@ -78,16 +78,21 @@ DEVICE Chunk expand(Mask mask, const Plane* planes, u32 n_planes, u32 transform,
                     u32 first) {
     constexpr u32 N = CHUNK / sizeof(Word), WIDTH = 8 * sizeof(Word), HALF = 8 / sizeof(Word);
     Chunk words = {0, 0};
-    for (u32 i = 0; i < N && first + i < n; i++) {
-        u32 index;
+    u32 index;
+    mask.find(first, index);
+    u32 bits = mask.rows[first / ROW] >> (first % ROW);  // a chunk is of one row
+#pragma unroll 1
+    for (u32 i = 0; i < N && first + i < n; i++, bits >>= 1) {
         Word word = 0;
-        if (mask.find(first + i, index)) {
+        if (bits & 1) {
             u32 below = WIDTH;
+#pragma unroll 1
             for (u32 p = 0; p < n_planes; p++) {
                 below -= planes[p].bits;
                 word |= Word(Word(symbol_at(planes[p], index)) << below);
             }
             word = restored(word, transform);
+            index++;
         } else if (signs != nullptr) {
             word = Word(Word(symbol_at(*signs, first + i - index)) << (WIDTH - 1));
         }

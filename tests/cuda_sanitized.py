@@ -26,7 +26,11 @@ def environment() -> dict[str, str]:
 
 def main() -> None:
     import test_cuda_kernels as tests
+    import test_cuda_transforms as transforms
     from golden_inputs import golden_inputs
+
+    from gpucodec import TensorConfig
+    from gpucodec.cuda import device as devices
 
     shim = cuda_shim.build(sanitize=True)
     if sys.argv[1] == "touch":
@@ -41,7 +45,14 @@ def main() -> None:
     inputs += tests.random_inputs(order, 20)
     for (array, config), frame in zip(inputs, tests.encode_on_shim(inputs, device), strict=True):
         assert frame.tobytes() == tests.gpucodec.encode(array, config).tobytes()
-    print(cuda_shim.ORDERS[order], seen.tolist(), len(inputs), "arrays")
+    devices.find = lambda _index: device
+    for profile in transforms.PROFILES:
+        for array, block_size in transforms.with_zeros(order, 8):
+            config = TensorConfig(block_size, profile=profile, lz=False)
+            transforms.judge(device, [array], config)
+        matrices = [*transforms.matrices(order)][order::3]
+        transforms.judge(device, matrices, TensorConfig(profile=profile, lz=False))
+    print(cuda_shim.ORDERS[order], seen.tolist(), len(inputs) + 36, "arrays")
 
 
 if __name__ == "__main__":

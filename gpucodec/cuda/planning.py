@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import plan
 from ..config import PLAIN, LZConfig, TensorConfig
-from ..kernels import cuda as kernels, spec
+from ..kernels import cuda as kernels, predictor_spec, spec
 from . import encoding, fitting
 from .batch import Upload
 
@@ -106,14 +106,14 @@ def find_zeros(device: Device, sources: Sequence[Source], stream: int) -> None:
 
 def find_models(device: Device, sources: Sequence[Source], profile: int, stream: int) -> None:
     """Give a model, and the flag PREDICTED, to those arrays that become smaller by it."""
-    from ..kernels.predictor_fit import PROBE_COLUMNS, is_promising, probe_step
+    from ..kernels.predictor_fit import is_promising, probe_step  # brings Numba
 
     wanted = []
     for source in sources:
         n_columns = plan.matrix_columns(source.n_words, source.dtype, source.shape)
         if n_columns is not None:
             n_rows = source.n_words // n_columns
-            n_words = min(n_columns, PROBE_COLUMNS)
+            n_words = min(n_columns, predictor_spec.PROBE_COLUMNS)
             wanted.append(_Rows(source, n_rows, probe_step(n_rows), n_columns, n_words))
     samples = _read(device, wanted, stream)
     promising = [
