@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..buffers import Bytes
 
 PART_BYTES: Final = 16 << 20
-WAYS: Final = 4  # parts under way, so that 80 MiB are the most that is held
+WAYS: Final = 4  # parts under way at once: 64 MiB
 GROWTH: Final = 1000  # after so many parts they are twice as long: 10,000, S3's limit, are 5 TB
 
 
@@ -57,7 +57,9 @@ class MultipartSink:
         """Take some more bytes; waits while too many parts are under way."""
         self._held += memoryview(piece)
         while len(self._held) >= (size := self._part_bytes()):
-            part, self._held = bytes(self._held[:size]), self._held[size:]
+            with memoryview(self._held) as held:
+                part = bytes(held[:size])
+            del self._held[:size]
             self._send(part)
 
     def _part_bytes(self) -> int:
