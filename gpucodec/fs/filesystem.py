@@ -22,7 +22,7 @@ from .files import BlockAhead, DecodedFile, EncodingFile
 from .indexes import Indexes
 from .multipart import MultipartSink, takes_parts
 from .reading import Request, clip, fill
-from .sink import AppendSink, LocalSink, RemoteSink
+from .sink import AppendSink, LocalSink, RemoteSink, put
 from .source import Source, logical
 
 if TYPE_CHECKING:
@@ -249,7 +249,9 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
             end = min(at + READ_BYTES, stop)
             request = Request(index, at, end, out[at - start : end - start])
             begin, behind = request.stored
-            payload = await self._below._cat_file(path, start=begin, end=behind)
+            payload = b""  # constant blocks have none
+            if begin < behind:
+                payload = await self._below._cat_file(path, start=begin, end=behind)
             await asyncio.to_thread(fill, [(request, payload)], self.threads)
 
         pieces = range(start, stop, READ_BYTES)
@@ -328,7 +330,7 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
             await self._encode_into(path, how, lambda file: file.write(value))
             return
         data = await asyncio.to_thread(encoded, value, self.threads)
-        await self._below._pipe_file(path, data, mode=mode, **kwargs)
+        await put(self._below, path, data, mode, **kwargs)
         self.invalidate_cache(path)
 
     async def _put_file(
@@ -371,7 +373,7 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         try:
             await asyncio.to_thread(encode)
             if isinstance(sink, RemoteSink):
-                await sink.upload(self._below)
+                await sink.upload()
         finally:
             await asyncio.to_thread(file.discard)
         self.invalidate_cache(path)
@@ -383,7 +385,7 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         if self._takes_parts and "a" not in mode:
             return MultipartSink(self.fs, path, mode, loop or self.loop)
         if not self._local:
-            return RemoteSink(self.fs, path, mode)
+            return RemoteSink(self.fs, self._below, path, mode, loop or self.loop)
         if self.fs.auto_mkdir:
             self.fs.makedirs(self._parent(path), exist_ok=True)
         if "a" in mode:
