@@ -50,7 +50,9 @@ async def cat_ranges(
     fetches += _merged(stored, max_gap)
     columns = [[fetch[k] for fetch in fetches] for k in range(3)]
     pieces = await below._cat_ranges(*columns, on_error="return")
-    ready = [(i, r, b"") for i, r in requests.items() if r.stored[0] == r.stored[1]]
+    ready: list[tuple[int, Request, Any]] = [
+        (i, r, b"") for i, r in requests.items() if r.stored[0] == r.stored[1]
+    ]
     for (_, begin, _, numbers), piece in zip(fetches, pieces, strict=True):
         for i in numbers:
             if isinstance(piece, BaseException) or i not in requests:
