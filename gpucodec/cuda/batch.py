@@ -10,11 +10,29 @@ import numpy as np
 from ..kernels import cuda as kernels, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ..dtypes import DType
+    from .device import Device
 
+    Host = np.ndarray[Any, Any]
     Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+SCRATCH_BYTES = 256 << 20  # between the stages; what needs more goes in several launches
+ALIGNED = 16  # bytes that kernels move at a time
+
+
+def place(device: Device, data: int | Host, n_bytes: int, stream: int, kept: list[Any]) -> int:
+    """The 16-byte aligned address of the data: where it is, or of a copy."""
+    if isinstance(data, int) and data % ALIGNED == 0:
+        return data
+    memory = device.allocate(n_bytes, stream)
+    kept.append(memory)
+    if isinstance(data, int):
+        device.copy(memory.address, data, n_bytes, stream)
+    else:
+        device.upload(memory.address, data, stream)
+    return memory.address
 
 
 class Upload:
@@ -48,6 +66,7 @@ class Batch:
         self.jobs = np.zeros(n_jobs, kernels.JOB)
         self.first_block = np.zeros(n_jobs + 1, np.int64)
         self.first_entry = np.zeros(n_jobs + 1, np.int64)
+        self.first_slot = np.zeros(n_jobs + 1, np.int64)
 
     def describe(
         self,
@@ -56,21 +75,29 @@ class Batch:
         *,
         n_words: int,
         block_log: int,
-        n_planes: int,
+        bits: Sequence[int],
+        flags: int = 0,
         words: int,
         frame: int,
     ) -> None:
-        """Fill in job `i`; jobs come in order. `words` and `frame` are addresses."""
+        """Fill in job `i`; jobs come in order. `words` and `frame` are addresses.
+
+        `bits` are the widths of the planes, without mask and signs.
+        """
+        if flags & spec.SPARSE:
+            bits = (spec.MASK_BITS, 1, *bits)
         n_blocks = -(-n_words >> block_log)
         job = self.jobs[i]
         job["words"], job["frame"] = words, np.int64(frame).view(np.uint64)
         job["n_words"], job["block_log"] = n_words, block_log
         job["first_block"], job["first_entry"] = self.first_block[i], self.first_entry[i]
         job["dtype_code"], job["word_bytes"] = dtype.spec.code, dtype.spec.word_bytes
-        job["transform"], job["n_planes"] = dtype.spec.transform, n_planes
-        job["bits"][: len(dtype.spec.planes)] = dtype.spec.planes
+        job["transform"], job["n_planes"], job["flags"] = dtype.spec.transform, len(bits), flags
+        job["bits"][: len(bits)] = bits
+        job["first_slot"] = self.first_slot[i]
         self.first_block[i + 1] = self.first_block[i] + n_blocks
-        self.first_entry[i + 1] = self.first_entry[i] + n_blocks * n_planes
+        self.first_entry[i + 1] = self.first_entry[i] + n_blocks * len(bits)
+        self.first_slot[i + 1] = self.first_slot[i] + n_blocks * self._slots(job)
 
     @property
     def n_blocks(self) -> int:
@@ -82,15 +109,29 @@ class Batch:
         """Entries of all jobs."""
         return int(self.first_entry[-1])
 
+    @staticmethod
+    def _slots(jobs: Any) -> Any:
+        """Planes that an encoder tries for a block: in sparse frames with zeros, and without."""
+        n_planes = jobs["n_planes"].astype(np.int64)
+        return np.where(jobs["flags"] & spec.SPARSE, 2 * n_planes - 2, n_planes)
+
+    def _before_blocks(self, per_block: Ints) -> Ints:
+        all_blocks = np.repeat(per_block, np.diff(self.first_block))
+        return np.concatenate([[0], np.cumsum(all_blocks)])
+
     def entries_before_blocks(self) -> Ints:
         """int64[n_blocks + 1]: the number of each block's first entry, and of all."""
-        per_block = np.repeat(self.jobs["n_planes"].astype(np.int64), np.diff(self.first_block))
-        return np.concatenate([[0], np.cumsum(per_block)])
+        return self._before_blocks(self.jobs["n_planes"].astype(np.int64))
 
-    def room(self) -> int:
-        """Symbols that the largest plane of a block has, rounded up to rows."""
+    def slots_before_blocks(self) -> Ints:
+        """int64[n_blocks + 1]: the number of each block's first slot of an encoder, and of all."""
+        return self._before_blocks(self._slots(self.jobs))
+
+    def rooms(self) -> Ints:
+        """int64[n_jobs]: symbols that a plane of a block of each job has, rounded up to rows."""
         words = np.minimum(self.jobs["n_words"], np.uint64(1) << self.jobs["block_log"])
-        return -(-int(words.max()) // spec.ROW) * spec.ROW
+        rooms: Ints = -(-words.astype(np.int64) // spec.ROW) * spec.ROW
+        return rooms
 
 
 def waves(before: Ints, most: int) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the CUDA kernels do not know is done on the host, on copies: palettes, models, zeros, LZ.
+"""What the CUDA kernels do not know is done on the host, on copies: LZ, and encoders' models.
 
 So that an array on a GPU has the frame that it has on the CPU, whatever the configuration.
 """
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import threads as pool
-from ..config import PLAIN, Config, TensorConfig
 from ..kernels import cuda as kernels, spec
+from . import models
 
 if TYPE_CHECKING:
     from ..buffers import Bytes
+    from ..config import Config
     from ..frame import Frame
     from .arrays import DeviceArray
     from .device import Device
@@ -23,14 +24,12 @@ if TYPE_CHECKING:
 _CODERS = sum(1 << coder for coder in kernels.CODERS)
 
 
-def is_needed_to_encode(config: Config) -> bool:
-    """Whether this configuration allows what only the CPU can write."""
-    return not isinstance(config, TensorConfig) or config.profile != PLAIN
-
-
 def is_needed_to_decode(frame: Frame) -> bool:
-    """Whether the frame has what only the CPU can read."""
-    return bool(frame.flags & ~spec.STORED or frame.used & ~_CODERS)
+    """Whether the frame has what only the CPU can read; errors as of `predicted.parse`."""
+    used = frame.used
+    if frame.flags & spec.PREDICTED:
+        used |= models.section(frame).offsets.used
+    return used & ~_CODERS != 0
 
 
 def encode(device: Device, array: DeviceArray, config: Config, stream: int) -> Bytes:
