@@ -55,7 +55,7 @@ DEVICE Word shift_word(Word x, u32 offset, u32 shift) {
 // The `n` words of a chunk, the first of them number `first` of a block, with their offsets added, or
 // subtracted.
 template <class Word, bool ADD>
-DEVICE Chunk shift_words(Chunk words, const Model& model, Place place, u32 first, u32 n) {
+DEVICE Chunk shift_words(Chunk words, u32 first, const Model& model, Place place, u32 n) {
     constexpr u32 N = CHUNK / sizeof(Word), WIDTH = 8 * sizeof(Word), HALF = 8 / sizeof(Word);
     u32 at = place.column + first;
     u64 row = place.row + at / model.n_columns;

@@ -67,6 +67,7 @@ DEVICE u32 symbol_at(const Plane& plane, u32 i) {
     if (plane.kind == BYTES) return plane.symbols[i];
     const u64* row = reinterpret_cast<const u64*>(plane.symbols) + i / ROW * plane.bits;
     u32 symbol = 0;
+#pragma unroll 1
     for (u32 j = 0; j < plane.bits; j++) symbol |= u32(row[j] >> (i % ROW) & 1) << j;
     return symbol;
 }
