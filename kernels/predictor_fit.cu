@@ -89,7 +89,7 @@ DEVICE i32 take_off(i32 rest, i32 a, i32 b) { return clip(rest - (a * b >> FACTO
 
 // The coefficient of a factor, from its square and its product with what is left of a row.
 DEVICE i32 coefficient(i64 product, i64 square) {
-    return square > 0 ? limit(round_divide(product << FACTOR_LOG, square)) : 0;
+    return square > 0 ? limit(round_divide(product * (1 << FACTOR_LOG), square)) : 0;
 }
 
 DEVICE const Fit& fit_of_row(const Fit* fits, u64 n_fits, u64 row) {
