@@ -268,21 +268,26 @@ def mutants(count: int, seed: int):
         yield frame, parsed
 
 
+def assert_as_by_the_cpu(frame, parsed, got, status):
+    """The decoded bytes and the statuses of the blocks are those that the CPU finds."""
+    expected = np.zeros(parsed.n_blocks, np.uint8)
+    out = np.zeros(parsed.decoded_bytes, np.uint8)
+    payload = np.frombuffer(frame, np.uint8)[parsed.payloads :]
+    for _, work in cpu.decode_jobs(parsed, payload, 0, parsed.n_blocks, out, expected):
+        work()
+    assert (status == expected).all(), (status, expected)
+    for b in np.flatnonzero(expected):  # what is not sound becomes zeros
+        out[b * parsed.block_bytes : (b + 1) * parsed.block_bytes] = 0
+    assert (got == out).all()
+
+
 def judge_mutants(count: int, seed: int, device: ShimDevice) -> np.ndarray:
     """Decode mutants in one batch on the shim and one by one on the CPU; how often each status."""
     frames = list(mutants(count, seed))
     decoded, statuses = decode_on_shim([frame for frame, _ in frames], device)
     seen = np.zeros(16, np.int64)
     for (frame, parsed), got, status in zip(frames, decoded, statuses, strict=True):
-        expected = np.zeros(parsed.n_blocks, np.uint8)
-        out = np.zeros(parsed.decoded_bytes, np.uint8)
-        payload = np.frombuffer(frame, np.uint8)[parsed.payloads :]
-        for _, work in cpu.decode_jobs(parsed, payload, 0, parsed.n_blocks, out, expected):
-            work()
-        assert (status == expected).all(), (status, expected)
-        for b in np.flatnonzero(expected):  # what is not sound becomes zeros
-            out[b * parsed.block_bytes : (b + 1) * parsed.block_bytes] = 0
-        assert (got == out).all()
+        assert_as_by_the_cpu(frame, parsed, got, status)
         seen += np.bincount(status, minlength=16)
     return seen
 
