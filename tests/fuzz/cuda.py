@@ -30,9 +30,9 @@ def known(data: bytes) -> container.Frame | None:
     """The frame's header, if it is sound and the kernels know all that is in it."""
     try:
         found = container.parse(np.frombuffer(data, np.uint8), limit=frames.LIMIT)
-    except gpucodec.GpucodecError:
+        return None if host.is_needed_to_decode(found) else found
+    except gpucodec.GpucodecError:  # of a model, too, which is parsed before anything is launched
         return None
-    return None if host.is_needed_to_decode(found) else found
 
 
 def decode(data: bytes) -> None:
