@@ -24,6 +24,7 @@ test:
 fix:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+	$(PYTHON) docs/make_reference.py
 
 # Ten minutes for each target, with atheris and clang; docs/testing.md says more.
 fuzz:

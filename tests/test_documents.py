@@ -118,3 +118,20 @@ def test_every_reason_has_its_block():
     assert {page for page, _ in (*BEFORE, *NOT_RUN)} <= set(PAGES)
     for start in NOT_RUN_COMMANDS:
         assert any(line.startswith(start) for line in commands), start
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "README.md" or f"]({path.name}" in index, path.name
+    for path in (ROOT / "docs" / "examples").glob("*.py"):
+        assert f"](examples/{path.name})" in index, path.name
+
+
+def test_the_reference_is_what_the_docstrings_say():
+    """`make fix` writes it again."""
+    pytest.importorskip("griffe")
+    sys.path.append(str(ROOT / "docs"))
+    import make_reference
+
+    assert make_reference.PAGE.read_text(encoding="utf-8") == make_reference.page()
