@@ -59,6 +59,21 @@ with fsspec.open("gpucodec::file:///data/model.safetensors", "wb") as file:
     file.write(bytes(3_000_000))
 """,
     ("docs/lz.md", 0): "import numpy as np; tokens = np.arange(3000) % 100",
+    ("docs/model.md", 0): """
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 4)).eval()
+example_inputs = (torch.randn(8, 64),)
+accuracy = lambda m: float((m(*example_inputs).argmax(1) == 0).float().mean())
+train_some_more = lambda m: None
+""",
+    ("docs/model.md", 1): """
+import numpy as np
+torch.export.save(torch.export.export(model, example_inputs), "model.pt2")
+np.savez("calls.npz", example_inputs[0].numpy())
+""",
     ("docs/quantize.md", 0): """
 import numpy as np
 weights = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float32)
@@ -89,6 +104,7 @@ NOT_RUN_COMMANDS = {
 
 REPLACED = {
     "URL": "s3://bucket/run",
+    "STORE": "store",
     "FOLDER": "corpus",
     "1000": "3",  # made frames
 }
