@@ -42,7 +42,7 @@ save_file({"w": np.linspace(0, 1, 4000, dtype=np.float32)}, "model.safetensors")
     ("docs/checkpoints.md", 0): MODEL + 'url = "run"',
     ("docs/checkpoints.md", 1): 'url, step = "series", 3',
     ("docs/checkpoints.md", 2): 'url, state_dict = "dcp", {"w": torch.ones(30, 4)}',
-    ("docs/checkpoints.md", 3): """
+    ("docs/checkpoints.md", 4): """
 from safetensors.numpy import save_file
 save_file({"w": np.linspace(0, 1, 4000, dtype=np.float32)}, "model.safetensors")
 """,
@@ -85,6 +85,10 @@ ELSEWHERE = ("/scratch", "/data")
 """Folders of the examples that lie in the temporary one."""
 
 NOT_RUN = {
+    (
+        "docs/checkpoints.md",
+        3,
+    ): "a trainer of Lightning; tests/test_checkpoint_lightning.py has one",
     ("docs/gpu.md", 0): "needs a GPU; tests/test_gpu.py and test_cuda_api.py do the same",
 }
 """Blocks that this machine cannot run, and why."""
@@ -96,6 +100,8 @@ NOT_RUN_COMMANDS = {
     "make fuzz": "takes hours; tests/test_fuzz.py runs its targets",
     "pytest": "runs this test",
     "HYPOTHESIS_PROFILE=long pytest": "takes hours",
+    "dask ": "a cluster; tests/test_scale.py has one",
+    "gpucodec recompress": "the same",
     "gpucodec mount": "blocks; tests/test_fs_mount.py mounts",
     "python tests/make_golden.py": "writes into the checkout; tests/test_compatibility.py reads",
     "python -m bench": "takes minutes; tests/test_bench.py runs parts of it on little",

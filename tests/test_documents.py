@@ -54,6 +54,10 @@ def blocks(page: str, folder: Path):
     return document, found
 
 
+def commands_of(block) -> list[str]:
+    return block.parsed.replace("\\\n", " ").splitlines()
+
+
 def run_command(line: str) -> None:
     from cli_cases import run
 
@@ -105,7 +109,7 @@ def test_every_block_runs(page, tmp_path, monkeypatch):
         if language == "python":
             python(block)
         elif language == "sh":
-            for line in block.parsed.splitlines():
+            for line in commands_of(block):
                 run_command(line)
 
 
@@ -114,7 +118,7 @@ def test_every_reason_has_its_block():
     for page in PAGES:
         _, found = blocks(page, Path("/tmp"))
         assert all(number < len(found) for name, number in (*BEFORE, *NOT_RUN) if name == page)
-        commands += [line for block in found for line in block.parsed.splitlines()]
+        commands += [line for block in found for line in commands_of(block)]
     assert {page for page, _ in (*BEFORE, *NOT_RUN)} <= set(PAGES)
     for start in NOT_RUN_COMMANDS:
         assert any(line.startswith(start) for line in commands), start
