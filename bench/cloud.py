@@ -18,6 +18,7 @@ from typing import Any
 import fsspec
 
 from .fs import checkpoint
+from .record import record
 
 PIECE = 64 << 10
 BUCKET = "bench"
@@ -116,6 +117,7 @@ def main() -> None:
             print(f"{rate:6.0f} MB/s {kind:>9}: {passed} MB  {up:6.2f} {down:6.2f} s")
             line.stop()
         saved = [1 - ours / plain for plain, ours in zip(*seconds.values(), strict=True)]
+        record("cloud", f"{rate:g} MB/s", up=saved[0], down=saved[1])
         print(f"{'':11} saved: {saved[0]:.0%} of the time up, {saved[1]:.0%} down")
     server.stop()
 

@@ -24,6 +24,7 @@ import gpucodec
 
 from .corpus import Corpus, open_corpus
 from .measure import pin
+from .record import record
 
 Array = NDArray[np.uint8]
 Level = Literal["fast", "ratio"]
@@ -138,6 +139,16 @@ def main() -> None:
         for level in LEVELS:
             ratio, zstd, enc, enc_x, dec, dec_x, _, _ = race(
                 raw, word_bytes, level, arguments.rounds
+            )
+            own = max(map(float, blosc.split(", ")))
+            record(
+                "lz",
+                f"{name} {level}",
+                ratio=ratio,
+                zstd=zstd,
+                blosc=own,
+                encode_x=enc_x,
+                decode_x=dec_x,
             )
             print(
                 f"| {name} | {level} | {ratio:.3f} | {zstd:.3f} | {blosc} "
