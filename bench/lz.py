@@ -140,16 +140,9 @@ def main() -> None:
             ratio, zstd, enc, enc_x, dec, dec_x, _, _ = race(
                 raw, word_bytes, level, arguments.rounds
             )
-            own = max(map(float, blosc.split(", ")))
-            record(
-                "lz",
-                f"{name} {level}",
-                ratio=ratio,
-                zstd=zstd,
-                blosc=own,
-                encode_x=enc_x,
-                decode_x=dec_x,
-            )
+            same_blocks, own_blocks = map(float, blosc.split(", "))
+            figures = {"ratio": ratio, "zstd": zstd, "encode_x": enc_x, "decode_x": dec_x}
+            record("lz", f"{name} {level}", blosc=same_blocks, blosc_own=own_blocks, **figures)
             print(
                 f"| {name} | {level} | {ratio:.3f} | {zstd:.3f} | {blosc} "
                 f"| {enc:.2f} ({enc_x:.2f}) | {dec:.2f} ({dec_x:.2f}) |",

@@ -20,6 +20,7 @@ mpl.rcParams.update(
 )
 
 from matplotlib import pyplot as plt  # noqa: E402 the settings come first
+from matplotlib.ticker import ScalarFormatter  # noqa: E402
 
 from . import peers  # noqa: E402
 
@@ -35,59 +36,71 @@ def save(figure: Any, path: Path) -> Path:
     return path
 
 
+CHART: Final = {
+    peers.OURS: "gpucodec",
+    peers.ZIPNN: "ZipNN",
+    "OpenZL deconstruct": "OpenZL",
+    "pcodec": "pcodec",
+    "zstd-1 on byte planes": "byte planes, zstd-1",
+    "Blosc2 bitshuffle+zstd": "Blosc2 bitshuffle, zstd",
+    "Blosc2 bitshuffle+lz4": "Blosc2 bitshuffle, lz4",
+    "zstd-3": "zstd-3",
+}
+
+
 def chart(results: Figures, kind: str, path: Path) -> Path:
-    """Ratio beside speed of each codec on one kind of tensor: the chart of the README."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.7), sharey=True)
-    for axis, way in ((left, "encode"), (right, "decode")):
-        for name, one in results.items():
-            if name in {"copy", peers.OURS_INTO}:
-                continue
-            ours = name == peers.OURS
-            x, y = one[f"{way}_gbs"], one["ratio"]
-            axis.plot(x, y, "o", color=OURS if ours else OTHERS, markersize=7 if ours else 5)
-            axis.annotate(
-                name,
-                (x, y),
-                xytext=(0, 6),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-                color=OURS if ours else OTHERS,
-            )
-        axis.set_xscale("log")
-        axis.set_xlabel(f"{way}, GB/s of one core")
-        axis.margins(0.16, 0.16)
-        axis.grid(alpha=0.25)
-    left.set_ylabel("times smaller")
-    figure.suptitle(f"{kind}: up and to the right is better", fontsize=9)
+    """Ratio and speeds of the codecs on one kind of tensor, as bars: the chart of the README."""
+    names = [name for name in CHART if name in results]
+    names.sort(key=lambda name: results[name]["ratio"])
+    panels = (
+        ("ratio", "times smaller"),
+        ("encode_gbs", "encode, GB/s of a core"),
+        ("decode_gbs", "decode, GB/s of a core"),
+    )
+    figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.3), sharey=True)
+    for axis, (key, title) in zip(axes, panels, strict=True):
+        values = [results[name][key] for name in names]
+        colours = [OURS if name == peers.OURS else "#b9c4d0" for name in names]
+        start = 1 if key == "ratio" else 0  # 1.0 is not compressed
+        digits = 3 if key == "ratio" else 2
+        bars = axis.barh(
+            [CHART[name] for name in names], [v - start for v in values], left=start, color=colours
+        )
+        axis.bar_label(bars, [f"{value:.{digits}f}" for value in values], padding=2, fontsize=7)
+        axis.set_title(title, fontsize=8, loc="left")
+        axis.margins(x=0.22)
+        axis.set_xticks([])
+        axis.tick_params(axis="y", length=0, labelsize=8)
+        axis.spines["bottom"].set_visible(False)
+    figure.suptitle(kind, fontsize=9, x=0.02, ha="left")
+    figure.tight_layout()
     return save(figure, path)
 
 
 def ratios(kinds: Figures, path: Path) -> Path:
-    """Ratio of ours, ZipNN and the best other peer, and the order-0 bound, by kind."""
+    """How far from the order-0 bound ours, ZipNN and the best other peer are, by kind."""
     names = list(kinds)
-    figure, axis = plt.subplots(figsize=(7.2, 0.5 + 0.34 * len(names)))
+    figure, axis = plt.subplots(figsize=(7.2, 0.9 + 0.3 * len(names)))
     for row, name in enumerate(names):
-        results = kinds[name]["results"]
+        results, bound = kinds[name]["results"], kinds[name]["bound"]
         skip = {peers.OURS, peers.OURS_INTO, peers.ZIPNN}
         other = max(r["ratio"] for key, r in results.items() if key not in skip)
-        points = [
-            ("gpucodec", results[peers.OURS]["ratio"], OURS, "o"),
-            ("best other peer", other, OTHERS, "s"),
-            ("order-0 bound", kinds[name]["bound"], "black", "|"),
-        ]
+        points = [("best other peer", other, OTHERS, "s")]
         if peers.ZIPNN in results:
             points.append(("ZipNN", results[peers.ZIPNN]["ratio"], COLOURS[0], "^"))
+        points.append(("gpucodec", results[peers.OURS]["ratio"], OURS, "o"))
         for label, value, colour, mark in points:
-            axis.plot(value, row, mark, color=colour, label=label if row == 0 else None)
-    seen = {}
-    for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-        seen.setdefault(label, handle)
-    axis.legend(seen.values(), seen.keys(), fontsize=7, loc="best")
-    axis.set_yticks(range(len(names)), names, fontsize=7)
+            x = 100 * (value / bound - 1)
+            axis.plot(x, row, mark, color=colour, label=label if row == 0 else None)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=3, frameon=False)
+    labels = [f"{n} ({kinds[n]['results'][peers.OURS]['ratio']:.2f})" for n in names]
+    axis.set_yticks(range(len(names)), labels, fontsize=7)
     axis.invert_yaxis()
-    axis.set_xscale("log")
-    axis.set_xlabel("times smaller")
+    if max(map(abs, axis.get_xlim())) > 20:  # zeros, which order-0 coding of fields cannot see
+        axis.set_xscale("symlog", linthresh=5)
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.set_xlabel("ratio beside the order-0 bound, % (in brackets: gpucodec's ratio)", fontsize=8)
     axis.grid(alpha=0.25, axis="x")
     return save(figure, path)
 
@@ -100,7 +113,7 @@ def growth(figures: Figures, path: Path) -> Path:
         if name.startswith("size"):
             by_codec.setdefault(one["codec"], []).append(one)
     for i, (codec, rows) in enumerate(by_codec.items()):
-        colour = OURS if codec == peers.OURS else COLOURS[i % len(COLOURS)]
+        colour = {peers.OURS: OURS, "copy": "#c9ced6"}.get(codec, COLOURS[i % len(COLOURS)])
         rows.sort(key=lambda row: row["bytes"])
         x = [row["bytes"] for row in rows]
         axes[0].plot(x, [row["encode_gbs"] for row in rows], color=colour, label=codec)
@@ -113,6 +126,7 @@ def growth(figures: Figures, path: Path) -> Path:
         y = [1.0, *(one[f"{way}_x"] for one in found)]
         axes[1].plot([1, *(one["n"] for one in found)], y, mark, color=OURS, label=way)
     axes[1].plot([1, *(f["n"] for f in found)], [1, *(f["n"] for f in found)], ":", color=OTHERS)
+    axes[1].set_xticks([1, *(one["n"] for one in found)])
     axes[1].set(xlabel="threads", ylabel="times the speed of one")
     axes[1].legend(fontsize=7)
     found = sorted(
@@ -121,7 +135,7 @@ def growth(figures: Figures, path: Path) -> Path:
     for i, name in enumerate(("encode one", "encode batch", "decode one", "decode batch")):
         y = [one[name] for one in found]
         axes[2].plot([one["count"] for one in found], y, "o-", color=COLOURS[i], label=name)
-    axes[2].set(xscale="log", yscale="log", xlabel="arrays of 4 KiB", ylabel="µs an array")
+    axes[2].set(xscale="log", xlabel="arrays of 4 KiB", ylabel="µs an array", ylim=(0, None))
     axes[2].legend(fontsize=7)
     figure.tight_layout()
     return save(figure, path)
