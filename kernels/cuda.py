@@ -14,12 +14,17 @@ from typing import Final
 
 import numpy as np
 
-from .spec import CONSTANT, RANS8, RANS12, RAW, prelude
+from . import lz_spec
+from .spec import CONSTANT, RANS8, RANS12, RAW, constants, prelude
 
 FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
 MODULES: Final = {
     "decode": ("entries", "checksum", "planes", "rans", "decode"),
+    "lz_decode": (
+        *("entries", "checksum", "planes", "rans"),
+        *("lz_table", "lz_streams", "lz_sequences", "lz_decode"),
+    ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
 }
 """Which ``.cu`` files each module is made of, in order."""
@@ -37,7 +42,8 @@ def _part(name: str) -> str:
 def joined(stems: tuple[str, ...]) -> str:
     """C++ source of the files of these names, behind what all of them need."""
     parts = (_part(f"{stem}.cu") for stem in stems)
-    return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *parts])
+    of_lz = ["namespace lz {", *constants(vars(lz_spec)), "}"]
+    return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *of_lz, *parts])
 
 
 @cache
