@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from . import lz_spec
-from .spec import CONSTANT, RANS8, RANS12, RAW, constants, prelude
+from .spec import CONSTANT, RANS8, RANS12, RAW, constants, prelude, table
 
 FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
@@ -23,7 +23,11 @@ MODULES: Final = {
     "decode": ("entries", "checksum", "planes", "rans", "decode"),
     "lz_decode": (
         *("entries", "checksum", "planes", "rans"),
-        *("lz_table", "lz_streams", "lz_sequences", "lz_decode"),
+        *("lz_ops", "lz_table", "lz_streams", "lz_sequences", "lz_decode"),
+    ),
+    "lz_encode": (
+        *("entries", "checksum", "planes", "rans", "choose", "lz_ops"),
+        *("lz_choose", "lz_match", "lz_coding", "lz_encode"),
     ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
 }
@@ -32,6 +36,7 @@ MODULES: Final = {
 CODERS: Final = (RAW, CONSTANT, RANS8, RANS12)
 """What the kernels read and write; frames with other coders, or flags, are left to the CPU."""
 
+LZ_TABLES: Final = ("LEAST", "LEAST_BITS", "FILL_LEAST")
 _KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 
 
@@ -42,7 +47,8 @@ def _part(name: str) -> str:
 def joined(stems: tuple[str, ...]) -> str:
     """C++ source of the files of these names, behind what all of them need."""
     parts = (_part(f"{stem}.cu") for stem in stems)
-    of_lz = ["namespace lz {", *constants(vars(lz_spec)), "}"]
+    tables = (table(f"u32 {name}", getattr(lz_spec, name)) for name in LZ_TABLES)
+    of_lz = ["namespace lz {", *constants(vars(lz_spec)), *tables, "}"]
     return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *of_lz, *parts])
 
 

@@ -130,7 +130,7 @@ DEVICE u32 decode_streams(const Task& task, Plan& plan, u32 n_words, u32 at, u8*
     Window<LooseWords> stream;
     stream.begin(words_from(task.payload, task.size, at), 0);
     for (u32 s = 0; s < (1u << plan.word_log) + 3; s++) {
-        Symbols symbols = plan.streams[s];
+        Stored symbols = plan.streams[s];
         if (symbols.mode != CODED_STREAM) continue;
         u32 n = n_symbols(plan, s), first, last;
         read_table(task.payload, symbols.at, task.size, table.symbols, first, last);
@@ -193,17 +193,6 @@ DEVICE u32 read_payload(const Task& task, Plan& plan, u8* memory, Table12& table
         if (status != OK) return status;
     }
     return check_sequences(task, plan, memory, reinterpret_cast<Carry*>(memory + plan.groups_at));
-}
-
-// 16 bytes of those that the check is of: all behind it.
-DEVICE Chunk checked_chunk(const Task& task, u32 at) {
-    u32 n = task.size - FLAGS_AT;
-    if (at >= n) return {0, 0};
-    const u32* words = reinterpret_cast<const u32*>(task.payload);
-    u32 first = (FLAGS_AT + at) / 4, n_words = aligned(task.size) / 4;
-    Chunk chunk = {joined(words[first], words[first + 1]), 0};
-    chunk.high = joined(words[first + 2], first + 3 < n_words ? words[first + 3] : 0);
-    return keep_bytes(chunk, n - at);
 }
 
 struct Planes {  // of literals: byte `i` of a plane is at[i & mask]
@@ -353,12 +342,12 @@ KERNEL decode_lz_words(const Job* jobs, u64 n_jobs, const u32* entries, const u6
     for (u32 k = thread_index(); k < sizeof(lz::Plan) / 4; k += n_threads()) to[k] = from[k];
     u64 check = 0;
     if (task.size >= lz::HEADER_BYTES) {
-        check = xxh3_of([=](u64 at) { return lz::checked_chunk(task, at); }, task.size - lz::FLAGS_AT, sums);
+        check = xxh3_of([=](u64 at) { return lz::checked_chunk(task.payload, task.size, at); }, task.size - lz::FLAGS_AT, sums);
     }
     sync_block();
     u32 p = thread_index();
     if (p < lz::MAX_WORD_BYTES && plan.status == OK && p >> plan.word_log == 0) {
-        lz::Symbols stream = plan.streams[p];
+        lz::Stored stream = plan.streams[p];
         bool same = stream.mode == lz::CONSTANT_STREAM;
         const u8* base = stream.mode == lz::CODED_STREAM ? memory : task.payload;
         const u32& constant = reinterpret_cast<const lz::Plan*>(memory)->streams[p].at;

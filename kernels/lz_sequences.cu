@@ -3,9 +3,7 @@
 
 namespace lz {
 
-constexpr u32 N_STREAMS = MAX_WORD_BYTES + 3;
-
-struct Symbols {  // of a stream, which has none, or one, in memory
+struct Stored {  // symbols of a stream
     u32 mode;
     u32 at;  // in the payload if raw, in the memory of the task if coded; the symbol if constant
 };
@@ -21,7 +19,7 @@ struct alignas(8) Plan {
     u32 n_riders;             // bytes of the extra bits that are in `riders`,
     u32 extras_at, extras_end;  // and where in the payload the rest is
     u32 groups_at;            // where in the task's memory the `Carry` of each group is
-    Symbols streams[N_STREAMS];
+    Stored streams[N_STREAMS];
     u16 riders[LANES];
 };
 
@@ -36,7 +34,7 @@ struct Sequence {  // words `match` ... `end` - 1 are copied, those before it ar
 };
 
 DEVICE u32 symbol(const Plan& plan, u32 s, const u8* payload, const u8* memory, u32 i) {
-    Symbols stream = plan.streams[s];
+    Stored stream = plan.streams[s];
     if (stream.mode == CONSTANT_STREAM) return stream.at;
     return (stream.mode == RAW_STREAM ? payload : memory)[stream.at + i];
 }

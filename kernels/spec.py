@@ -297,6 +297,12 @@ def constants(names: dict[str, Any]) -> list[str]:
     return lines
 
 
+def table(declared: str, values: tuple[int, ...]) -> str:
+    """Whole numbers as an array that CUDA kernels read."""
+    numbers = ", ".join(f"{value}ull" for value in values)
+    return f"__device__ const {declared}[{len(values)}] = {{{numbers}}};"
+
+
 def prelude() -> str:
     """The numbers above as C++ constants, and the tables that the CUDA kernels read."""
     lines = [f"constexpr u32 MAGIC_WORD = {int.from_bytes(MAGIC, 'little')}u;"]
@@ -309,7 +315,5 @@ def prelude() -> str:
         "u64 HASH_FIRST": HASH_START,
         "u16 LOG2": log2_table(),
     }
-    for name, values in tables.items():
-        numbers = ", ".join(f"{value}ull" for value in values)
-        lines.append(f"__device__ const {name}[{len(values)}] = {{{numbers}}};")
+    lines += [table(declared, values) for declared, values in tables.items()]
     return "\n".join(lines) + "\n"

@@ -46,6 +46,9 @@ DEVICE u64 shuffle_xor(u64 value, u32 mask) { return __shfl_xor_sync(ALL_LANES, 
 DEVICE u32 shuffle_up(u32 value, u32 lanes) { return __shfl_up_sync(ALL_LANES, value, lanes); }
 DEVICE u64 shuffle_up(u64 value, u32 lanes) { return __shfl_up_sync(ALL_LANES, value, lanes); }
 
+// The lanes whose value is that of this one.
+DEVICE u32 lanes_with(u32 value) { return __match_any_sync(ALL_LANES, value); }
+
 DEVICE u32 count_ones(u32 x) { return __popc(x); }
 DEVICE u32 first_one(u32 x) { return __ffs(x) - 1; }     // of a mask that is not 0
 DEVICE u32 bit_length(u32 x) { return 32 - __clz(x); }
