@@ -10,32 +10,48 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from . import lz_spec
-from .spec import CONSTANT, RANS8, RANS12, RAW, constants, prelude, table
+from .spec import (
+    CONSTANT,
+    LZ,
+    LZ_WORDS,
+    MASK_BITS,
+    PALETTE,
+    PALETTE_MAX_BITS,
+    RANS8,
+    RANS12,
+    RAW,
+    ROW,
+    constants,
+    prelude,
+    table,
+)
 
 FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
 MODULES: Final = {
-    "decode": ("entries", "checksum", "planes", "rans", "decode"),
+    "decode": ("entries", "checksum", "planes", "rans", "decode_plane", "decode"),
+    "decode_full": (
+        *("entries", "checksum", "planes", "decode_plane"),
+        *("palette", "sparse", "predictor", "decode_full"),
+    ),
     "lz_decode": (
-        *("entries", "checksum", "planes", "rans"),
+        *("entries", "checksum", "planes", "rans", "decode_plane"),
         *("lz_ops", "lz_table", "lz_streams", "lz_sequences", "lz_decode"),
     ),
     "lz_encode": (
-        *("entries", "checksum", "planes", "rans", "choose", "lz_ops"),
-        *("lz_choose", "lz_match", "lz_coding", "lz_encode"),
+        *("entries", "checksum", "planes", "rans", "choose"),
+        *("lz_ops", "lz_choose", "lz_match", "lz_coding", "lz_encode"),
     ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
 }
 """Which ``.cu`` files each module is made of, in order."""
 
-CODERS: Final = (RAW, CONSTANT, RANS8, RANS12)
-"""What the kernels read and write; frames with other coders, or flags, are left to the CPU."""
-
+LZ_PLAN_BYTES: Final = 2048  # and what rounding takes
 LZ_TABLES: Final = ("LEAST", "LEAST_BITS", "FILL_LEAST")
 _KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 
@@ -48,7 +64,7 @@ def joined(stems: tuple[str, ...]) -> str:
     """C++ source of the files of these names, behind what all of them need."""
     parts = (_part(f"{stem}.cu") for stem in stems)
     tables = (table(f"u32 {name}", getattr(lz_spec, name)) for name in LZ_TABLES)
-    of_lz = ["namespace lz {", *constants(vars(lz_spec)), *tables, "}"]
+    of_lz = ["namespace lz {", *constants(vars(lz_spec)), *tables, "}\n"]
     return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *of_lz, *parts])
 
 
@@ -77,16 +93,61 @@ def kernels(module: str) -> dict[str, tuple[str, ...]]:
 JOB: Final = np.dtype(
     [
         *((name, "<u8") for name in ("words", "frame", "n_words", "first_block", "first_entry")),
-        ("shape", "<u8"),
+        *((name, "<u8") for name in ("shape", "model", "n_rows", "first_word")),
         *((name, "<u4") for name in ("n_dims", "dtype_code", "block_log", "word_bytes")),
-        *((name, "<u4") for name in ("transform", "n_planes")),
+        *((name, "<u4") for name in ("transform", "n_planes", "flags", "n_columns")),
+        *((name, "<u4") for name in ("tile_rows", "rank")),
+        ("base", "<i4"),
+        ("shift", "<u4"),
         ("bits", "u1", 16),
     ]
 )
 MERGE_THREADS: Final = 256
-WARPS_8: Final = 8
-WARPS_12: Final = 4
+MASK_WARPS: Final = 8
 ENCODE_WARPS: Final = 4
 SPLIT_THREADS: Final = 256
 PLACE_THREADS: Final = 128
 SCAN_WARPS: Final = 8
+
+
+class Decoder(NamedTuple):
+    """The kernel that decodes planes of a coder into slots, and how it is launched."""
+
+    kernel: str
+    planes: int
+    """Of a block of threads."""
+    n_threads: int
+    then: Decoder | None = None
+    """What the same planes need behind that."""
+
+
+_LZ: Final = Decoder("decode_lz_streams", 4, 128, Decoder("decode_lz_words", 1, 256))
+DECODERS: Final = {
+    RANS8: Decoder("decode_rans8", 8, 256),
+    RANS12: Decoder("decode_rans12", 4, 128),
+    **{PALETTE + bits: Decoder("decode_palettes", 1, 128) for bits in range(PALETTE_MAX_BITS + 1)},
+    LZ: _LZ,
+    LZ_WORDS: _LZ,
+}
+"""By coder. All of these kernels have the same parameters."""
+
+CODERS: Final = (RAW, CONSTANT, *DECODERS)
+"""What the kernels read; frames with other coders are left to the CPU."""
+
+
+def mask_slot_bytes(n_words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Bytes for the mask of so many words, whole rows: `mask_at` of sparse.cu, rounded up."""
+    n_rows = n_words // ROW
+    symbols = -(-n_words // (MASK_BITS * ROW)) * ROW
+    slot: np.ndarray[Any, Any] = symbols + -(-12 * n_rows // 16) * 16
+    return slot
+
+
+def lz_task_bytes(n_bytes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Bytes that decoding so many bytes by LZ takes: those of `lz::Plan`, carries and symbols.
+
+    Of `n` words of `w` bytes these are no more than `max(w, 3) n`, and half a byte for a sequence.
+    """
+    symbols = np.maximum(n_bytes, 7 * np.minimum(n_bytes, lz_spec.MAX_WORDS) // 2)
+    room: np.ndarray[Any, Any] = -(-(symbols + LZ_PLAN_BYTES) // 256) * 256
+    return room

@@ -13,26 +13,22 @@ constexpr u32 LZ_TILE = LZ_SEGMENT / (LZ_THREADS / WARP);
 
 namespace lz {
 
-struct Task {  // an LZ payload and what it becomes
+struct Work {  // an LZ payload, what it becomes, and memory between the two kernels
     const u8* payload;
     u32 size;
     u8* raw;
     u32 raw_size;
+    u8* memory;
 };
 
-// Entry `e` of the batch; a plane becomes symbols at `slot`, a block its words.
-DEVICE Task find_task(const Job* jobs, u64 n_jobs, const u32* entries, const u64* offsets, u8* slot,
-                      u64 e) {
-    const Job& job = jobs[job_of_entry(jobs, n_jobs, e)];
-    u64 block = (e - job.first_entry) / job.n_planes;
-    u32 plane = (e - job.first_entry) % job.n_planes;
-    u64 at = offsets[job.first_block + block] + payloads_bytes(entries + e - plane, plane);
-    Task task = {job.frame + at, payload_bytes(entries[e]), slot, words_of_block(job, block)};
-    if (entries[e] >> ENTRY_CODER_SHIFT == LZ_WORDS) {
-        task.raw = job.words + (block << job.block_log) * job.word_bytes;
-        task.raw_size *= job.word_bytes;
-    }
-    return task;
+// A plane becomes symbols in its slot, a block the words; what is left of the slot is memory.
+DEVICE Work work_of(const Job* jobs, u64 n_jobs, const Task& task, u8* symbols) {
+    u8* slot = symbols + task.slot;
+    if (task.coder == LZ) return {task.payload, task.size, slot, task.n, slot + (task.n + ROW - 1) / ROW * ROW};
+    const Job& job = jobs[job_of_entry(jobs, n_jobs, task.entry)];
+    u64 block = (task.entry - job.first_entry) / job.n_planes;
+    u8* words = job.words + (block << job.block_log) * job.word_bytes;
+    return {task.payload, task.size, words, task.n * job.word_bytes, slot};
 }
 
 struct Header {
@@ -41,14 +37,14 @@ struct Header {
 };
 
 // All fields in front of the streams. Lanes do the same; the first one writes the plan.
-DEVICE u32 read_header(const Task& task, Plan& plan, Header& header) {
-    const u8* payload = task.payload;
-    if (task.size < HEADER_BYTES) return BAD_SIZE;
+DEVICE u32 read_header(const Work& work, Plan& plan, Header& header) {
+    const u8* payload = work.payload;
+    if (work.size < HEADER_BYTES) return BAD_SIZE;
     u32 flags = read_u32(payload + FLAGS_AT), word_log = flags & 3, full_log = word_log + (flags >> NARROWED_SHIFT);
     u32 n_odd = flags >> ODD_SHIFT & 15;
-    if (full_log > 3 || n_odd >> full_log != 0 || n_odd > task.raw_size) return BAD_SIZE;
-    u32 n = (task.raw_size - n_odd) >> full_log;
-    if ((n << full_log) + n_odd != task.raw_size || n > MAX_WORDS) return BAD_SIZE;
+    if (full_log > 3 || n_odd >> full_log != 0 || n_odd > work.raw_size) return BAD_SIZE;
+    u32 n = (work.raw_size - n_odd) >> full_log;
+    if ((n << full_log) + n_odd != work.raw_size || n > MAX_WORDS) return BAD_SIZE;
     u32 n_sequences = read_u16(payload + SEQUENCES_AT), n_literals = read_u16(payload + LITERALS_AT);
     if (n_sequences == 0 && n_literals == (n & 0xFFFF)) n_literals = n;
     header.modes = (flags & ((1u << NARROWED_SHIFT) - 1)) >> 8;
@@ -58,7 +54,7 @@ DEVICE u32 read_header(const Task& task, Plan& plan, Header& header) {
     u64 fill = 0;
     if (flags & FILLED) {
         u32 word_bytes = 1u << word_log;
-        if (task.size < HEADER_BYTES + word_bytes) return BAD_SIZE;
+        if (work.size < HEADER_BYTES + word_bytes) return BAD_SIZE;
         for (u32 i = 0; i < word_bytes; i++) fill |= u64(payload[HEADER_BYTES + i]) << (8 * i);
         if (fill == 0) return BAD_TABLE;
         header.at += word_bytes;
@@ -86,9 +82,9 @@ DEVICE u32 n_symbols(const Plan& plan, u32 s) { return s >> plan.word_log ? plan
 
 // Check raw and constant streams and the tables of the others; `at` becomes their end. A coded stream is at
 // its table for now.
-DEVICE u32 read_streams(const Task& task, Plan& plan, const Header& header, u32& at, bool& any_coded,
+DEVICE u32 read_streams(const Work& work, Plan& plan, const Header& header, u32& at, bool& any_coded,
                         Table12& table) {
-    const u8* payload = task.payload;
+    const u8* payload = work.payload;
     u32 word_bytes = 1u << plan.word_log;
     any_coded = false;
     at = header.at;
@@ -97,16 +93,16 @@ DEVICE u32 read_streams(const Task& task, Plan& plan, const Header& header, u32&
         u32 mode = header.modes >> (2 * s) & 3;
         if (mode == CODED_STREAM) {
             u32 first, last;
-            u32 status = read_table(payload, at, task.size, table.symbols, first, last);
+            u32 status = read_table(payload, at, work.size, table.symbols, first, last);
             if (status != OK) return status;
             if (last > highest || n < 2) return BAD_TABLE;
             any_coded = true;
         } else if (mode == CONSTANT_STREAM) {
-            if (at >= task.size) return BAD_SIZE;
+            if (at >= work.size) return BAD_SIZE;
             begin = payload[at++];
             if (begin > highest) return BAD_SYMBOL;
         } else if (mode == RAW_STREAM) {
-            if (task.size - at < n) return BAD_SIZE;
+            if (work.size - at < n) return BAD_SIZE;
             u32 most = 0;
             for (u32 i = lane_index(); highest < 255 && i < n; i += WARP) {
                 most = payload[at + i] > most ? payload[at + i] : most;
@@ -123,17 +119,17 @@ DEVICE u32 read_streams(const Task& task, Plan& plan, const Header& header, u32&
 }
 
 // Decode the coded streams to `memory`, from `to` on; `at` is where their words start.
-DEVICE u32 decode_streams(const Task& task, Plan& plan, u32 n_words, u32 at, u8* memory, u32 to,
+DEVICE u32 decode_streams(const Work& work, Plan& plan, u32 n_words, u32 at, u8* memory, u32 to,
                           Table12& table) {
-    u32 x = read_u32(task.payload + at + 2 * n_words + 4 * lane_index());
+    u32 x = read_u32(work.payload + at + 2 * n_words + 4 * lane_index());
     if (ballot(x < RANS_STATE_LOW) != 0) return BAD_STATE;
     Window<LooseWords> stream;
-    stream.begin(words_from(task.payload, task.size, at), 0);
+    stream.begin(words_from(work.payload, work.size, at), 0);
     for (u32 s = 0; s < (1u << plan.word_log) + 3; s++) {
         Stored symbols = plan.streams[s];
         if (symbols.mode != CODED_STREAM) continue;
         u32 n = n_symbols(plan, s), first, last;
-        read_table(task.payload, symbols.at, task.size, table.symbols, first, last);
+        read_table(work.payload, symbols.at, work.size, table.symbols, first, last);
         build_decode_table(first, last, table);
         decode_stream(stream, n, table, x, memory + to);
         if (lane_index() == 0) plan.streams[s].at = to;
@@ -147,12 +143,12 @@ DEVICE u32 decode_streams(const Task& task, Plan& plan, u32 n_words, u32 at, u8*
 }
 
 // Follow the sequences; the state before each group goes to `carries`.
-DEVICE u32 check_sequences(const Task& task, const Plan& plan, const u8* memory, Carry* carries) {
+DEVICE u32 check_sequences(const Work& work, const Plan& plan, const u8* memory, Carry* carries) {
     Carry carry = {0, 0, 0, 1};
     for (u32 first = 0; first < plan.n_sequences; first += WARP) {
         if (lane_index() == 0) carries[first / WARP] = carry;
         Sequence sequence;
-        bool sound = read_group(plan, task.payload, memory, first, carry, sequence);
+        bool sound = read_group(plan, work.payload, memory, first, carry, sequence);
         if (ballot(!sound) != 0) return BAD_SYMBOL;
     }
     if (plan.n_literals - carry.literal != plan.n - carry.word) return BAD_SYMBOL;
@@ -160,39 +156,39 @@ DEVICE u32 check_sequences(const Task& task, const Plan& plan, const u8* memory,
     if (n_used < n_extras && n_extras != plan.n_riders) return BAD_SIZE;
     u32 unused = 0;  // in no more than the bytes of the riders, or in the last byte
     for (u32 i = carry.bit / 32 + lane_index(); 4 * i < n_extras; i += WARP) {
-        u32 word = extra_word(plan, task.payload, i);
+        u32 word = extra_word(plan, work.payload, i);
         unused |= i == carry.bit / 32 ? word >> (carry.bit & 31) : word;
     }
     return ballot(unused != 0) != 0 ? BAD_PADDING : OK;
 }
 
 // A status; `memory` is the task's.
-DEVICE u32 read_payload(const Task& task, Plan& plan, u8* memory, Table12& table) {
+DEVICE u32 read_payload(const Work& work, Plan& plan, u8* memory, Table12& table) {
     Header header;
-    u32 status = read_header(task, plan, header);
+    u32 status = read_header(work, plan, header);
     if (status != OK) return status;
     u32 at;
     bool any_coded;
-    status = read_streams(task, plan, header, at, any_coded, table);
+    status = read_streams(work, plan, header, at, any_coded, table);
     if (status != OK) return status;
     if (!any_coded && header.n_words != 0) return BAD_WORDS;
     u64 n_behind = any_coded ? 2 * u64(header.n_words) + RANS_STATES_BYTES : 0;
-    if (task.size - at < plan.n_odd + n_behind) return BAD_SIZE;
-    u32 n_extras = task.size - at - plan.n_odd - n_behind;
+    if (work.size - at < plan.n_odd + n_behind) return BAD_SIZE;
+    u32 n_extras = work.size - at - plan.n_odd - n_behind;
     if (n_extras > EXTRA_BYTES * plan.n_sequences) return BAD_SIZE;
     if (lane_index() == 0) {
         plan.n_riders = any_coded ? RIDERS : 0;
-        plan.extras_end = task.size - plan.n_odd;
+        plan.extras_end = work.size - plan.n_odd;
         plan.extras_at = plan.extras_end - n_extras;
         plan.groups_at = sizeof(Plan);
     }
     sync_warp();
     u32 to = (sizeof(Plan) + (plan.n_sequences / WARP + 1) * sizeof(Carry) + ROW - 1) / ROW * ROW;
     if (any_coded) {
-        status = decode_streams(task, plan, header.n_words, at, memory, to, table);
+        status = decode_streams(work, plan, header.n_words, at, memory, to, table);
         if (status != OK) return status;
     }
-    return check_sequences(task, plan, memory, reinterpret_cast<Carry*>(memory + plan.groups_at));
+    return check_sequences(work, plan, memory, reinterpret_cast<Carry*>(memory + plan.groups_at));
 }
 
 struct Planes {  // of literals: byte `i` of a plane is at[i & mask]
@@ -236,9 +232,9 @@ DEVICE void write_word(const Plan& plan, const Planes& planes, Word* words, u32 
 
 // A warp does words `begin` to `end` - 1 of the segment from `start` on.
 template <class Word>
-DEVICE void write_tile(const Task& task, const Plan& plan, const Planes& planes, const u8* memory, u32 begin,
+DEVICE void write_tile(const Work& work, const Plan& plan, const Planes& planes, const u8* memory, u32 begin,
                        u32 end, u32 start, u16* sources) {
-    Word* words = reinterpret_cast<Word*>(task.raw);
+    Word* words = reinterpret_cast<Word*>(work.raw);
     const Carry* carries = reinterpret_cast<const Carry*>(memory + plan.groups_at);
     u32 n_groups = (plan.n_sequences + WARP - 1) / WARP, group = 0;
     for (u32 high = n_groups; high - group > 1;) {  // the last that starts here or before
@@ -251,7 +247,7 @@ DEVICE void write_tile(const Task& task, const Plan& plan, const Planes& planes,
         u32 stop = end;
         if (group < n_groups) {
             Carry carry = carries[group];
-            read_group(plan, task.payload, memory, group * WARP, carry, mine);
+            read_group(plan, work.payload, memory, group * WARP, carry, mine);
             stop = carry.word < end ? carry.word : end;
         }
         for (; begin < stop; begin += WARP) {
@@ -285,14 +281,14 @@ DEVICE void trace(u16* sources, u32 n, u32* again) {
 }
 
 template <class Word>
-DEVICE void write_words(const Task& task, const Plan& plan, const Planes& planes, const u8* memory, u16* sources,
+DEVICE void write_words(const Work& work, const Plan& plan, const Planes& planes, const u8* memory, u16* sources,
                         u32* again) {
-    Word* words = reinterpret_cast<Word*>(task.raw);
+    Word* words = reinterpret_cast<Word*>(work.raw);
     for (u32 start = 0; start < plan.n; start += LZ_SEGMENT) {
         u32 n = plan.n - start < LZ_SEGMENT ? plan.n - start : LZ_SEGMENT;
         u32 begin = warp_index() * LZ_TILE, end = begin + LZ_TILE < n ? begin + LZ_TILE : n;
         if (begin < end) {
-            write_tile<Word>(task, plan, planes, memory, start + begin, start + end, start, sources);
+            write_tile<Word>(work, plan, planes, memory, start + begin, start + end, start, sources);
         }
         if (thread_index() == 0) again[0] = 0;
         sync_block();
@@ -306,65 +302,69 @@ DEVICE void write_words(const Task& task, const Plan& plan, const Planes& planes
 
 }  // namespace lz
 
-// A warp for each of the entries `tasks`, which have `task_room` bytes of `memory` each.
+// A warp for each of the entries `tasks`.
 KERNEL decode_lz_streams(const Job* jobs, u64 n_jobs, const u32* entries, const u64* offsets,
-                         const u32* tasks, u64 n_tasks, u8* memory, u64 task_room) {
+                         const u32* slots, const u32* kept, const u32* tasks, u64 n_tasks, u8* symbols,
+                         u8* plane_status) {
+    (void)plane_status;
     __shared__ Table12 tables[LZ_WARPS];
     __shared__ lz::Plan plans[LZ_WARPS];
     u64 i = block_index() * LZ_WARPS + warp_index();
     if (i >= n_tasks) return;
-    lz::Task task = lz::find_task(jobs, n_jobs, entries, offsets, nullptr, tasks[i]);
+    Task task = find_task(jobs, n_jobs, entries, offsets, slots, kept, tasks[i]);
+    lz::Work work = lz::work_of(jobs, n_jobs, task, symbols);
     lz::Plan& plan = plans[warp_index()];
-    u8* mine = memory + i * task_room;
-    u32 status = lz::read_payload(task, plan, mine, tables[warp_index()]);
+    u32 status = lz::read_payload(work, plan, work.memory, tables[warp_index()]);
     if (lane_index() == 0) plan.status = status;
     sync_warp();
     const u32* from = reinterpret_cast<const u32*>(&plan);
-    u32* to = reinterpret_cast<u32*>(mine);
+    u32* to = reinterpret_cast<u32*>(work.memory);
     for (u32 k = lane_index(); k < sizeof(lz::Plan) / 4; k += WARP) to[k] = from[k];
 }
 
 // Block of threads `i` writes what entry `tasks[i]` becomes, and how it went.
 KERNEL decode_lz_words(const Job* jobs, u64 n_jobs, const u32* entries, const u64* offsets,
-                       const u32* tasks, const u32* slots, u8* symbols, const u8* memory, u64 task_room,
+                       const u32* slots, const u32* kept, const u32* tasks, u64 n_tasks, u8* symbols,
                        u8* plane_status) {
+    (void)n_tasks;
     __shared__ u64 sums[TILE_SUMS];
     __shared__ u16 sources[LZ_SEGMENT];
     __shared__ lz::Plan plan;
     __shared__ lz::Planes planes;
     __shared__ u32 again[3];
     __shared__ u32 verdict;
-    u64 e = tasks[block_index()];
-    lz::Task task = lz::find_task(jobs, n_jobs, entries, offsets, symbols + slots[e], e);
-    memory += block_index() * task_room;
+    Task task = find_task(jobs, n_jobs, entries, offsets, slots, kept, tasks[block_index()]);
+    lz::Work work = lz::work_of(jobs, n_jobs, task, symbols);
+    const u8* memory = work.memory;
     u32* to = reinterpret_cast<u32*>(&plan);
     const u32* from = reinterpret_cast<const u32*>(memory);
     for (u32 k = thread_index(); k < sizeof(lz::Plan) / 4; k += n_threads()) to[k] = from[k];
     u64 check = 0;
-    if (task.size >= lz::HEADER_BYTES) {
-        check = xxh3_of([=](u64 at) { return lz::checked_chunk(task.payload, task.size, at); }, task.size - lz::FLAGS_AT, sums);
+    if (work.size >= lz::HEADER_BYTES) {
+        auto checked = [=](u64 at) { return lz::checked_chunk(work.payload, work.size, at); };
+        check = xxh3_of(checked, work.size - lz::FLAGS_AT, sums);
     }
     sync_block();
     u32 p = thread_index();
     if (p < lz::MAX_WORD_BYTES && plan.status == OK && p >> plan.word_log == 0) {
         lz::Stored stream = plan.streams[p];
         bool same = stream.mode == lz::CONSTANT_STREAM;
-        const u8* base = stream.mode == lz::CODED_STREAM ? memory : task.payload;
+        const u8* base = stream.mode == lz::CODED_STREAM ? memory : work.payload;
         const u32& constant = reinterpret_cast<const lz::Plan*>(memory)->streams[p].at;
         planes.at[p] = same ? reinterpret_cast<const u8*>(&constant) : base + stream.at;
         planes.masks[p] = same ? 0 : ~0u;
     }
     if (thread_index() == 0) {
-        bool holds = task.size < lz::HEADER_BYTES || read_u32(task.payload) == u32(check);
+        bool holds = work.size < lz::HEADER_BYTES || read_u32(work.payload) == u32(check);
         verdict = holds ? plan.status : BAD_HASH;
-        plane_status[e] = verdict;
+        plane_status[task.entry] = verdict;
     }
     sync_block();
     if (verdict != OK) return;
-    if (plan.full_log == 0) lz::write_words<u8>(task, plan, planes, memory, sources, again);
-    else if (plan.full_log == 1) lz::write_words<u16>(task, plan, planes, memory, sources, again);
-    else if (plan.full_log == 2) lz::write_words<u32>(task, plan, planes, memory, sources, again);
-    else lz::write_words<u64>(task, plan, planes, memory, sources, again);
+    if (plan.full_log == 0) lz::write_words<u8>(work, plan, planes, memory, sources, again);
+    else if (plan.full_log == 1) lz::write_words<u16>(work, plan, planes, memory, sources, again);
+    else if (plan.full_log == 2) lz::write_words<u32>(work, plan, planes, memory, sources, again);
+    else lz::write_words<u64>(work, plan, planes, memory, sources, again);
     u32 k = thread_index();
-    if (k < plan.n_odd) task.raw[task.raw_size - plan.n_odd + k] = task.payload[plan.extras_end + k];
+    if (k < plan.n_odd) work.raw[work.raw_size - plan.n_odd + k] = work.payload[plan.extras_end + k];
 }

@@ -305,7 +305,10 @@ def table(declared: str, values: tuple[int, ...]) -> str:
 
 def prelude() -> str:
     """The numbers above as C++ constants, and the tables that the CUDA kernels read."""
-    lines = [f"constexpr u32 MAGIC_WORD = {int.from_bytes(MAGIC, 'little')}u;"]
+    lines = [
+        f"constexpr u32 MAGIC_WORD = {int.from_bytes(MAGIC, 'little')}u;",
+        f"constexpr u32 NOT_PACKED_MASK = {NOT_PACKED[0]}u, NOT_PACKED_SIGNS = {NOT_PACKED[1]}u;",
+    ]
     lines += constants(globals())
     last = HASH_SECRET[HASH_LAST_STRIPE : HASH_LAST_STRIPE + HASH_STRIPE]
     tables = {

@@ -22,7 +22,7 @@ from ..codec import DEFAULT_LIMIT, Salvaged, bad_blocks, noting, raise_if_damage
 from ..config import DEFAULT_CONFIG, Config
 from ..dtypes import BY_NAME
 from ..errors import CorruptionError, TruncatedError, UnsupportedError
-from . import arrays, device as devices, engine, host
+from . import arrays, decoding, device as devices, encoding, host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -130,14 +130,14 @@ def encode_batch(
     for found in views:
         dtype = found.require_dtype()
         block_log = config.block_log(dtype.spec.word_bytes)
-        sources.append(engine.Source(found.address, dtype, found.shape, block_log, 0))
+        sources.append(encoding.Source(found.address, dtype, found.shape, block_log, 0))
     made = buffers_given or [
         arrays.new(device, found.owner, _UINT8, (source.max_bytes,))
         for found, source in zip(views, sources, strict=True)
     ]
     for source, buffer in zip(sources, made, strict=True):
         source.out = _room(buffer, source.max_bytes)
-    sizes = engine.encode(device, sources, handle)
+    sizes = encoding.encode(device, sources, handle)
     return [buffer[:size] for buffer, size in zip(made, sizes, strict=True)]
 
 
@@ -175,15 +175,31 @@ class Pending:
     _targets: list[DeviceArray]
     _known: list[np.ndarray[Any, Any] | None]
     """Statuses of what was decoded on the host."""
-    _queued: engine.Decoding
+    _queued: decoding.Decoding
 
-    def _statuses(self) -> list[np.ndarray[Any, Any]]:
+    def _statuses(self) -> tuple[list[np.ndarray[Any, Any]], dict[int, CorruptionError]]:
+        """Of every frame those of its blocks; and what is wrong with models."""
         queued = iter(self._queued.statuses())
-        return [next(queued) if known is None else known for known in self._known]
+        numbers = [i for i, known in enumerate(self._known) if known is None]
+        errors = {numbers[i]: error for i, error in self._queued.model_errors().items()}
+        return [next(queued) if known is None else known for known in self._known], errors
+
+    def _raise_first(self, errors: dict[int, CorruptionError]) -> None:
+        for i, error in errors.items():
+            with noting(i if len(self.arrays) > 1 else None):
+                raise error
 
     def salvage(self) -> list[Salvaged]:
-        """Wait for the stream; the arrays, with zeros for bad blocks, and a list of these."""
-        found = self._statuses()
+        """Wait for the stream; the arrays, with zeros for bad blocks, and a list of these.
+
+        Raises
+        ------
+        CorruptionError
+            A model is damaged, without which no block can be decoded.
+
+        """
+        found, errors = self._statuses()
+        self._raise_first(errors)
         return [
             Salvaged(array, bad_blocks(frame, status))
             for array, frame, status in zip(self.arrays, self.frames, found, strict=True)
@@ -195,16 +211,18 @@ class Pending:
         Raises
         ------
         CorruptionError
-            A block is damaged. All of its array is zero then.
+            A block or a model is damaged. All of its array is zero then.
 
         """
-        found = self._statuses()
+        found, errors = self._statuses()
         device, stream = self._queued.device, self._queued.stream
-        for status, target in zip(found, self._targets, strict=True):
-            if status.any():
+        for i, (status, target) in enumerate(zip(found, self._targets, strict=True)):
+            if status.any() or i in errors:
                 device.clear(target.address, target.n_bytes, stream)
         for i, (frame, status) in enumerate(zip(self.frames, found, strict=True)):
             with noting(i if len(found) > 1 else None):
+                if i in errors:
+                    raise errors[i]
                 raise_if_damaged(frame, status)
         return self.arrays
 
@@ -295,11 +313,11 @@ def decode_async(
             known.append(host.decode(device, parsed, payload, placed.address, handle))
         else:
             known.append(None)
-            pieces.append(engine.Piece(parsed, payload, placed.address, 0, parsed.n_blocks))
+            pieces.append(decoding.Piece(parsed, payload, placed.address, 0, parsed.n_blocks))
         parsed_frames.append(parsed)
         results.append(result)
         targets.append(placed)
-    queued = engine.decode(device, pieces, handle)
+    queued = decoding.decode(device, pieces, handle)
     queued.kept += [items, views]
     return Pending(results, parsed_frames, targets, known, queued)
 
