@@ -16,7 +16,6 @@ import numpy as np
 
 from . import lz_spec
 from .spec import (
-    CONSTANT,
     LZ,
     LZ_WORDS,
     MASK_BITS,
@@ -24,7 +23,6 @@ from .spec import (
     PALETTE_MAX_BITS,
     RANS8,
     RANS12,
-    RAW,
     ROW,
     constants,
     prelude,
@@ -130,9 +128,6 @@ DECODERS: Final = {
     LZ_WORDS: _LZ,
 }
 """By coder. All of these kernels have the same parameters."""
-
-CODERS: Final = (RAW, CONSTANT, *DECODERS)
-"""What the kernels read; frames with other coders are left to the CPU."""
 
 
 def mask_slot_bytes(n_words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

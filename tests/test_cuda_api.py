@@ -278,17 +278,15 @@ def test_a_damaged_model_is_an_error_and_leaves_zeros(device):
         gpucodec.decode(device.put(frame), salvage=True)
 
 
-def test_frames_with_other_coders_are_decoded_on_the_host(device):
+def test_all_frames_are_decoded_on_the_device(device):
     made = [*seeds.all_seeds().values(), *make_frames.random_frames(21, 100)]
-    other = [m for m in made if host.is_needed_to_decode(container.parse(m.frame))]
-    assert len(other) > 10
     frames = [device.put(np.frombuffer(m.frame, np.uint8)) for m in made]
     frames[1::2] = [m.frame for m in made[1::2]]  # half of them are on the host
     for m, decoded in zip(made, gpucodec.decode_batch(frames), strict=True):
         assert raw_bytes(decoded.numpy()) == m.raw, m.label
 
 
-def test_damage_found_on_the_host_is_an_error_too(device):
+def test_damage_of_lz_is_an_error_too(device):
     tokens = np.tile(np.arange(500, dtype=np.int32), 200)
     frame = gpucodec.encode(tokens, gpucodec.LZConfig())
     sound = gpucodec.encode(sample("float32", 70_000, "values"), PLAIN)

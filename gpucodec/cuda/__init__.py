@@ -173,16 +173,7 @@ class Pending:
     arrays: list[Any]
     frames: list[Frame]
     _targets: list[DeviceArray]
-    _known: list[np.ndarray[Any, Any] | None]
-    """Statuses of what was decoded on the host."""
     _queued: decoding.Decoding
-
-    def _statuses(self) -> tuple[list[np.ndarray[Any, Any]], dict[int, CorruptionError]]:
-        """Of every frame those of its blocks; and what is wrong with models."""
-        queued = iter(self._queued.statuses())
-        numbers = [i for i, known in enumerate(self._known) if known is None]
-        errors = {numbers[i]: error for i, error in self._queued.model_errors().items()}
-        return [next(queued) if known is None else known for known in self._known], errors
 
     def _raise_first(self, errors: dict[int, CorruptionError]) -> None:
         for i, error in errors.items():
@@ -198,7 +189,7 @@ class Pending:
             A model is damaged, without which no block can be decoded.
 
         """
-        found, errors = self._statuses()
+        found, errors = self._queued.statuses(), self._queued.model_errors()
         self._raise_first(errors)
         return [
             Salvaged(array, bad_blocks(frame, status))
@@ -214,7 +205,7 @@ class Pending:
             A block or a model is damaged. All of its array is zero then.
 
         """
-        found, errors = self._statuses()
+        found, errors = self._queued.statuses(), self._queued.model_errors()
         device, stream = self._queued.device, self._queued.stream
         for i, (status, target) in enumerate(zip(found, self._targets, strict=True)):
             if status.any() or i in errors:
@@ -256,8 +247,7 @@ def decode_async(
 ) -> Pending:
     """Queue the decoding of frames to one GPU, all blocks in the same launches.
 
-    Does not wait for the device if the frames are on the host, or `headers` are given, and the
-    kernels know all their coders; what they do not know is decoded on the host, and waited for.
+    Does not wait for the device if the frames are on the host, or `headers` are given.
 
     Parameters
     ----------
@@ -292,7 +282,6 @@ def decode_async(
     _follow(device, handle, there)
 
     parsed_frames, results, targets, pieces = [], [], [], []
-    known: list[np.ndarray[Any, Any] | None] = []
     for i, (item, found, target) in enumerate(zip(items, views, wanted, strict=True)):
         most = limit if target is None else None
         payload: Any
@@ -309,17 +298,13 @@ def decode_async(
         if target is None:
             result = arrays.new(device, item, parsed.dtype, parsed.shape)
         placed = arrays.target(result, parsed.decoded_bytes)
-        if host.is_needed_to_decode(parsed):
-            known.append(host.decode(device, parsed, payload, placed.address, handle))
-        else:
-            known.append(None)
-            pieces.append(decoding.Piece(parsed, payload, placed.address, 0, parsed.n_blocks))
+        pieces.append(decoding.Piece(parsed, payload, placed.address, 0, parsed.n_blocks))
         parsed_frames.append(parsed)
         results.append(result)
         targets.append(placed)
     queued = decoding.decode(device, pieces, handle)
     queued.kept += [items, views]
-    return Pending(results, parsed_frames, targets, known, queued)
+    return Pending(results, parsed_frames, targets, queued)
 
 
 def decode(frame: Any, out: Any = None, *, salvage: bool = False, **options: Any) -> Any:
