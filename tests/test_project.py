@@ -29,6 +29,7 @@ DOCUMENTS = (
     *(
         "docs/quantize.md",
         "docs/filesystem.md",
+        "docs/scale.md",
         "docs/lz.md",
         "docs/zarr.md",
         "docs/checkpoints.md",
