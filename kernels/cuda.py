@@ -16,6 +16,7 @@ import numpy as np
 
 from . import lz_spec
 from .spec import (
+    ALIGNMENT,
     LZ,
     LZ_WORDS,
     MASK_BITS,
@@ -50,6 +51,7 @@ MODULES: Final = {
 """Which ``.cu`` files each module is made of, in order."""
 
 LZ_PLAN_BYTES: Final = 2048  # and what rounding takes
+LZ_FIXED_BYTES: Final = 11 << 10  # of a block: what is planned, the slack, what rounding takes
 LZ_TABLES: Final = ("LEAST", "LEAST_BITS", "FILL_LEAST")
 _KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 
@@ -106,6 +108,7 @@ ENCODE_WARPS: Final = 4
 SPLIT_THREADS: Final = 256
 PLACE_THREADS: Final = 128
 SCAN_WARPS: Final = 8
+LZ_PLACE_THREADS: Final = 128
 
 
 class Decoder(NamedTuple):
@@ -146,3 +149,12 @@ def lz_task_bytes(n_bytes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     symbols = np.maximum(n_bytes, 7 * np.minimum(n_bytes, lz_spec.MAX_WORDS) // 2)
     room: np.ndarray[Any, Any] = -(-(symbols + LZ_PLAN_BYTES) // 256) * 256
     return room
+
+
+def lz_block_bytes(n_bytes: int) -> int:
+    """Bytes that encoding a block of so many bytes by LZ takes: `lz::Memory`, rounded up."""
+    room = -(-n_bytes // ALIGNMENT) * ALIGNMENT
+    sequences = -(-min(room // 2, lz_spec.MAX_WORDS) // ALIGNMENT) * ALIGNMENT
+    table = max(2 * room, 8 << lz_spec.HASH_BITS)
+    fixed = LZ_FIXED_BYTES + 3 * room + 6 * sequences + min(room, lz_spec.MAX_WORDS) + table
+    return -(-fixed // 256) * 256

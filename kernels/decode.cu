@@ -95,8 +95,8 @@ KERNEL decode_blocks(const Job* jobs, u64 n_jobs, const u32* entries, const u64*
     sync_block();
     if (verdict == OK) {
         u64 hash;
-        if (job.n_planes == 0) hash = copy_block(payloads, words, n_bytes, sums);
-        else if (*mine >> ENTRY_CODER_SHIFT == LZ_WORDS) hash = xxh3(words, n_bytes, sums);  // they are there
+        bool is_stored = job.n_planes == 0, by_lz = !is_stored && *mine >> ENTRY_CODER_SHIFT == LZ_WORDS;
+        if (is_stored || by_lz) hash = copy_block(by_lz ? words : payloads, words, n_bytes, sums);
         else if (job.word_bytes == 1) hash = merge_block<u8>(planes, job, words, n_bytes, sums);
         else if (job.word_bytes == 2) hash = merge_block<u16>(planes, job, words, n_bytes, sums);
         else if (job.word_bytes == 4) hash = merge_block<u32>(planes, job, words, n_bytes, sums);

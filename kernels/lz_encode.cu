@@ -18,7 +18,7 @@ struct alignas(16) Parsed {
     u32 size;           // of the payload; 0: it does not pay
 };
 
-struct Memory {  // of a task; engine.py provides `encode_room` bytes
+struct Memory {  // of a task; `lz_block_bytes` of kernels/cuda.py are there
     Parsed* parsed;
     Coding* codings;
     u8* text;
@@ -221,6 +221,7 @@ DEVICE u32 code_block(const Memory& memory, const u8* source, u32 n_bytes, bool 
 struct LzBlock {  // a block of an array all of whose blocks are coded by LZ, or left as they are
     const u8* words;
     u32 n_bytes;
+    u32 word_bytes;
     u32 n_planes;
     u64 first_entry;
 };
@@ -229,17 +230,18 @@ DEVICE LzBlock lz_block(const Job* jobs, u64 n_jobs, u64 b) {
     const Job& job = jobs[job_of_block(jobs, n_jobs, b)];
     u64 index = b - job.first_block;
     return {job.words + (index << job.block_log) * job.word_bytes, words_of_block(job, index) * job.word_bytes,
-            job.n_planes, job.first_entry + index * job.n_planes};
+            job.word_bytes, job.n_planes, job.first_entry + index * job.n_planes};
 }
 
-// Warp and block of threads `i` finds the matches of block `first_block + i`, whose elements have
-// `element_bytes`; 0: detect it.
-KERNEL match_lz_blocks(const Job* jobs, u64 n_jobs, u64 first_block, u64 element_bytes, u64 level, u8* memory,
-                       u64 task_room, u64 block_bytes) {
+// Warp and block of threads `i` finds the matches of block `first_block + i`. `typesize` is that of LZConfig, 0
+// for none.
+KERNEL match_lz_blocks(const Job* jobs, u64 n_jobs, u64 first_block, u8* memory, u64 task_room, u64 block_bytes,
+                       u64 typesize, u64 level) {
     __shared__ u32 counts[8 * 256];
     __shared__ u64 slots[lz::RING];
     LzBlock block = lz_block(jobs, n_jobs, first_block + block_index());
-    u32 width = element_bytes == 0 ? lz::detect_word_bytes(block.words, block.n_bytes, counts) : element_bytes;
+    u32 width = typesize != 0 ? typesize : block.word_bytes;
+    if (typesize == 0 && width == 1) width = lz::detect_word_bytes(block.words, block.n_bytes, counts);
     lz::Memory mine(memory + block_index() * task_room, block_bytes);
     lz::match_block(mine, block.words, block.n_bytes, width, level, counts, slots);
 }

@@ -19,10 +19,10 @@ import numpy as np
 
 from .. import buffers, frame as frames
 from ..codec import DEFAULT_LIMIT, Salvaged, bad_blocks, noting, raise_if_damaged
-from ..config import DEFAULT_CONFIG, Config
+from ..config import DEFAULT_CONFIG, Config, LZConfig
 from ..dtypes import BY_NAME
 from ..errors import CorruptionError, TruncatedError, UnsupportedError
-from . import arrays, decoding, device as devices, encoding, host
+from . import arrays, decoding, device as devices, encoding, host, lz
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,8 +87,8 @@ def encode_batch(
     array_list
         CuPy arrays, torch CUDA tensors, or whatever has `__cuda_array_interface__` or DLPack.
     config
-        How to encode them; the bytes depend on nothing else. Only `TensorConfig(profile="plain")` is
-        encoded by the GPU so far; with others arrays are copied to the host and encoded there.
+        How to encode them; the bytes depend on nothing else. `TensorConfig(profile="plain")` and
+        `LZConfig` are encoded by the GPU; with others arrays are copied to the host and encoded there.
     out
         uint8 arrays on that GPU of at least `gpucodec.max_encoded_size` bytes, one for each frame.
     stream
@@ -137,7 +137,10 @@ def encode_batch(
     ]
     for source, buffer in zip(sources, made, strict=True):
         source.out = _room(buffer, source.max_bytes)
-    sizes = encoding.encode(device, sources, handle)
+    if isinstance(config, LZConfig):
+        sizes = lz.encode(device, sources, config, handle)
+    else:
+        sizes = encoding.encode(device, sources, handle)
     return [buffer[:size] for buffer, size in zip(made, sizes, strict=True)]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def is_needed_to_encode(config: Config) -> bool:
     """Whether this configuration allows what only the CPU can write."""
-    return not isinstance(config, TensorConfig) or config.profile != PLAIN
+    return isinstance(config, TensorConfig) and config.profile != PLAIN
 
 
 def encode(device: Device, array: DeviceArray, config: Config, stream: int) -> Bytes:
