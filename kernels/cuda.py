@@ -39,12 +39,13 @@ MODULES: Final = {
         *("palette", "sparse", "predictor", "decode_full"),
     ),
     "lz_decode": (
-        *("entries", "checksum", "planes", "rans", "decode_plane"),
-        *("lz_ops", "lz_table", "lz_streams", "lz_sequences", "lz_decode"),
+        *("entries", "checksum", "planes", "rans", "choose", "decode_plane"),
+        *("lz_ops", "lz_table", "lz_numbers", "lz_streams", "lz_decode"),
     ),
     "lz_encode": (
         *("entries", "checksum", "planes", "rans", "choose"),
-        *("lz_ops", "lz_choose", "lz_match", "lz_coding", "lz_encode"),
+        *("lz_ops", "lz_table", "lz_numbers", "lz_streams"),
+        *("lz_choose", "lz_match", "lz_encode"),
     ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
 }

@@ -53,39 +53,6 @@ DEVICE bool fill_of(const u8* text, u32 n, u32 word_log, u64& fill) {
     return filling;
 }
 
-// Order-0 entropy of `n` symbols with these counts, in bits of LOG2_BITS fixed point.
-DEVICE u64 entropy_of(const u32* counts, u32 n) {
-    u64 below = 0;
-    for (u32 s = lane_index(); s < 256; s += WARP) {
-        u32 c = counts[s];
-        if (c > 1) below += u64(c) * log2_fixed(c);
-    }
-    return n == 0 ? 0 : u64(n) * log2_fixed(n) - sum_of_warp(below);
-}
-
-// The symbol of plane `s`, the most significant first, of a word that is a literal.
-DEVICE u32 literal_symbol(u64 word, u32 s, u32 word_log, bool rotated) {
-    u32 bits = 8u << word_log;
-    if (rotated) word = word << 1 | (word >> (bits - 1) & 1);
-    return word >> (bits - 8 - 8 * s) & 255;
-}
-
-// Count 32 symbols, or those of the lanes that have one.
-DEVICE void count_symbol(u32* counts, u32 symbol, bool has_one) {
-    u32 same = shuffle(symbol, 0);
-    if (ballot(!has_one || symbol != same) == 0) {  // one addition instead of 32 to the same place
-        if (lane_index() == 0) add_atomically(&counts[same], WARP);
-    } else if (has_one) {
-        add_atomically(&counts[symbol], 1);
-    }
-}
-
-DEVICE void clear_counts(u32* counts) {
-    sync_warp();  // of what was read of them before
-    for (u32 s = lane_index(); s < 256; s += WARP) counts[s] = 0;
-    sync_warp();
-}
-
 // Bits of fixed point that `n` words would cost as literals, by a sample.
 DEVICE u64 sample_bits(const u8* text, u32 n, u32 word_log, bool rotated, u32* counts) {
     u32 n_sample = n < SAMPLE ? n : SAMPLE, step = n / SAMPLE_ROWS;

@@ -251,10 +251,9 @@ DEVICE void write_tile(const Work& work, const Plan& plan, const Planes& planes,
             stop = carry.word < end ? carry.word : end;
         }
         for (; begin < stop; begin += WARP) {
-            u32 i = begin + lane_index(), k = 0;
-            for (u32 step = WARP / 2; step != 0; step >>= 1) {
-                if (shuffle(mine.end, k + step - 1) <= i) k += step;
-            }
+            u32 i = begin + lane_index(), ahead = mine.end - begin;
+            u32 ends = or_of_warp(mine.end > begin && ahead < WARP ? 1u << ahead : 0);
+            u32 k = count_ones(ballot(mine.end <= begin)) + count_ones(ends & (lanes_below() << 1 | 1));
             Sequence found = {shuffle(mine.match, k), 0, shuffle(mine.literal_end, k), shuffle(mine.distance, k)};
             if (i < stop) write_word<Word>(plan, planes, words, i, start, found, sources);
         }
@@ -263,20 +262,40 @@ DEVICE void write_tile(const Work& work, const Plan& plan, const Planes& planes,
     }
 }
 
-// Trace the sources of `n` words until each is a word that is there.
+// Trace the sources of `n` words until each is a word that is there. What other threads write meanwhile
+// is a source, too: whether it is read before or after makes no difference in the end.
 DEVICE void trace(u16* sources, u32 n, u32* again) {
+    u32* pairs = reinterpret_cast<u32*>(sources);
     for (u32 round = 0;; round++) {  // of three flags, one is set, one read, one cleared
         bool changed = false;
-        for (u32 i = thread_index(); i < n; i += n_threads()) {
-            u32 source = sources[i], next = sources[source];
-            if (next == source) continue;
-            sources[i] = next;
+        for (u32 i = thread_index(); i < (n + 1) / 2; i += n_threads()) {
+            u32 pair = pairs[i], next = sources[pair & 0xFFFF] | sources[pair >> 16] << 16;
+            if (next == pair) continue;
+            pairs[i] = next;
             changed = true;
         }
         if (changed) again[round % 3] = 1;
         if (thread_index() == 0) again[(round + 1) % 3] = 0;
         sync_block();
         if (again[round % 3] == 0) return;
+    }
+}
+
+// Copy what has a source, four bytes at a time or a word.
+template <class Word>
+DEVICE void gather(Word* words, const u16* sources, u32 n) {
+    constexpr u32 N = sizeof(Word) < 4 ? 4 / sizeof(Word) : 1;
+    for (u32 i = thread_index() * N; i < n; i += n_threads() * N) {
+        u32 n_traced = 0, joined = 0;
+        for (u32 k = 0; k < N && i + k < n; k++) {
+            u32 source = sources[i + k];
+            n_traced += source != i + k;
+            if (N > 1) joined |= u32(words[source]) << (8 * sizeof(Word) * k % 32);
+            else if (n_traced != 0) words[i] = words[source];
+        }
+        if (N == 1 || n_traced == 0) continue;
+        if (i + N <= n) *reinterpret_cast<u32*>(words + i) = joined;
+        else for (u32 k = 0; i + k < n; k++) words[i + k] = Word(joined >> (8 * sizeof(Word) * k % 32));
     }
 }
 
@@ -290,12 +309,13 @@ DEVICE void write_words(const Work& work, const Plan& plan, const Planes& planes
         if (begin < end) {
             write_tile<Word>(work, plan, planes, memory, start + begin, start + end, start, sources);
         }
-        if (thread_index() == 0) again[0] = 0;
+        if (thread_index() == 0) {
+            again[0] = 0;
+            if (n % 2 != 0) sources[n] = n;  // the other half of a pair
+        }
         sync_block();
         trace(sources, n, again);
-        for (u32 i = thread_index(); i < n; i += n_threads()) {
-            if (sources[i] != i) words[start + i] = words[start + sources[i]];
-        }
+        gather(words + start, sources, n);
         sync_block();
     }
 }
@@ -328,7 +348,7 @@ KERNEL decode_lz_words(const Job* jobs, u64 n_jobs, const u32* entries, const u6
                        u8* plane_status) {
     (void)n_tasks;
     __shared__ u64 sums[TILE_SUMS];
-    __shared__ u16 sources[LZ_SEGMENT];
+    __shared__ u32 pairs[LZ_SEGMENT / 2];
     __shared__ lz::Plan plan;
     __shared__ lz::Planes planes;
     __shared__ u32 again[3];
@@ -336,6 +356,7 @@ KERNEL decode_lz_words(const Job* jobs, u64 n_jobs, const u32* entries, const u6
     Task task = find_task(jobs, n_jobs, entries, offsets, slots, kept, tasks[block_index()]);
     lz::Work work = lz::work_of(jobs, n_jobs, task, symbols);
     const u8* memory = work.memory;
+    u16* sources = reinterpret_cast<u16*>(pairs);
     u32* to = reinterpret_cast<u32*>(&plan);
     const u32* from = reinterpret_cast<const u32*>(memory);
     for (u32 k = thread_index(); k < sizeof(lz::Plan) / 4; k += n_threads()) to[k] = from[k];

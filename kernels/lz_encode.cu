@@ -124,7 +124,7 @@ DEVICE u32 encode_payload(const Memory& memory, const u8* literals, const u8* ta
         u32 mode = coding.mode == CODED_STREAM && !is_coded ? RAW_STREAM : coding.mode;
         modes |= mode << (2 * s);
         if (mode == CODED_STREAM) {
-            write_table(coding, out + at, shop.bits);
+            write_table(coding.table, coding.n_symbols, coding.first, coding.last, out + at, shop.bits);
             at += coding.table_bytes;
         } else if (mode == CONSTANT_STREAM) {
             if (lane == 0) out[at] = coding.last;

@@ -57,4 +57,31 @@ DEVICE u32 lanes_in_front(bool yes) {
     return others == 0 ? WARP : first_one(others);
 }
 
+struct BitBuffer {  // shared memory: numbers of up to 39 bits of each lane, one after the other
+    u32 words[2 * WARP];
+    u32 frequencies[256];  // by symbol
+};
+
+// Put the `n_bits` of each lane behind the `bit` bits so far, of which those of a word that is not full
+// are in the buffer; full words go to `store(number, word)`.
+template <class Store>
+DEVICE void append_bits(BitBuffer& buffer, u64 bits, u32 n_bits, u32& bit, Store store) {
+    u32 lane = lane_index(), end = prefix_of_warp(n_bits), from = bit % 32 + end - n_bits, at = from / 32;
+    u32 shift = from % 32;
+    if (n_bits != 0) {  // no bit is added twice: sums are unions
+        add_atomically(&buffer.words[at], u32(bits) << shift);
+        u64 rest = bits >> (32 - shift);
+        if (u32(rest) != 0) add_atomically(&buffer.words[at + 1], rest);
+        if (rest >> 32 != 0) add_atomically(&buffer.words[at + 2], rest >> 32);
+    }
+    sync_warp();
+    u32 n_words = (bit % 32 + shuffle(end, WARP - 1)) / 32;
+    for (u32 k = lane; k < n_words; k += WARP) store(bit / 32 + k, buffer.words[k]);
+    u32 left = buffer.words[n_words];
+    sync_warp();
+    for (u32 k = lane; k < 2 * WARP; k += WARP) buffer.words[k] = k == 0 ? left : 0;
+    sync_warp();
+    bit += shuffle(end, WARP - 1);
+}
+
 }  // namespace lz

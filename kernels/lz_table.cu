@@ -53,4 +53,37 @@ DEVICE u32 read_table(const u8* payload, u32& at, u32 end, u32* frequencies, u32
     return total != SCALE || unused ? BAD_TABLE : OK;
 }
 
+// A warp writes the table of a coded stream to `out`.
+DEVICE void write_table(const Symbols& table, u32 n_symbols, u32 first, u32 last, u8* out, BitBuffer& buffer) {
+    u32 lane = lane_index(), n = last - first + 1;
+    sync_warp();
+    for (u32 s = lane; s < 256; s += WARP) buffer.frequencies[s] = 0;
+    for (u32 k = lane; k < 2 * WARP; k += WARP) buffer.words[k] = 0;
+    sync_warp();
+    for (u32 i = lane; i < n_symbols; i += WARP) {
+        buffer.frequencies[table.symbols[i]] = table.frequencies[i];
+    }
+    sync_warp();
+    if (lane < 2) out[lane] = lane == 0 ? first : last;
+    u8* widths = out + 2;
+    u32 n_widths = (n + 1) / 2, bit = 0;
+    u8* fields = widths + n_widths;
+    auto store = [=](u32 i, u32 word) { write_u32(fields + 4 * i, word); };
+    for (u32 base = 0; base < n_widths; base += WARP) {
+        u32 pair = base + lane, s = first + 2 * pair;
+        if (pair < n_widths) {
+            u32 high = s + 1 <= last ? bit_length(buffer.frequencies[s + 1]) : 0;
+            widths[pair] = bit_length(buffer.frequencies[s]) | high << 4;
+        }
+    }
+    for (u32 base = first; base <= last; base += WARP) {
+        u32 s = base + lane, f = s <= last ? buffer.frequencies[s] : 0;
+        u32 width = f == 0 ? 0 : bit_length(f) - 1;
+        append_bits(buffer, f ^ (f == 0 ? 0 : 1u << width), width, bit, store);
+    }
+    u32 n_left = (bit % 32 + 7) / 8;
+    if (lane < n_left) fields[bit / 32 * 4 + lane] = buffer.words[0] >> (8 * lane);
+    sync_warp();
+}
+
 }  // namespace lz

@@ -89,6 +89,16 @@ DEVICE T max_of_warp(T value) {
     return value;
 }
 
+// The bits that any lane has.
+DEVICE u32 or_of_warp(u32 bits) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_or_sync(ALL_LANES, bits);
+#else
+    for (u32 mask = WARP / 2; mask != 0; mask >>= 1) bits |= shuffle_xor(bits, mask);
+    return bits;
+#endif
+}
+
 // Sum of the values of the lanes up to this one.
 template <class T>
 DEVICE T prefix_of_warp(T value) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sequences of an LZ payload, 32 at a time: where their literals and matches are, by scans.
+// The numbers of sequences as codes and extra bits, 32 sequences at a time, and back: where their
+// literals and matches are, by scans. The other half of lz_numbers.py.
 
 namespace lz {
 
@@ -97,6 +98,53 @@ DEVICE bool read_group(const Plan& plan, const u8* payload, const u8* memory, u3
     u32 n_extras = plan.n_riders + plan.extras_end - plan.extras_at;
     return sequence.literal_end <= plan.n_literals && sequence.end <= plan.n && bit_end <= 8 * n_extras &&
            sequence.distance <= sequence.match;
+}
+
+// --- encode ---------------------------------------------------------------------------------------
+
+// The code of a number, and how many extra bits follow it.
+DEVICE u32 code_of(u32 number, u32& width) {
+    width = bit_length(number | 4) - 3;
+    return (number >> width) + 4 * width;
+}
+
+// The code of number `part` of a sequence, and its extra bits.
+DEVICE u32 sequence_code(u32 value, u32 part, u32& width, u32& rest) {
+    u32 base = 0;
+    if (part == 2) {
+        width = rest = 0;
+        if (value < DISTANCE_CODE) return value;
+        base = DISTANCE_CODE;
+    }
+    u32 number = part == 0 ? value : part == 1 ? value - 1 : value - DISTANCE_CODE;
+    u32 code = code_of(number, width);
+    rest = number & ((1u << width) - 1);
+    return base + code;
+}
+
+// The extra bits of all sequences, as 32-bit words to `store(number, word)`, the last one padded with
+// zeros; their number.
+template <class Store>
+DEVICE u32 write_extras(const u16* sequences, u32 stride, u32 n_sequences, BitBuffer& buffer, Store store) {
+    sync_warp();
+    for (u32 k = lane_index(); k < 2 * WARP; k += WARP) buffer.words[k] = 0;
+    sync_warp();
+    u32 bit = 0;
+#pragma unroll 1
+    for (u32 first = 0; first < n_sequences; first += WARP) {
+        u32 i = first + lane_index(), n_bits = 0;
+        u64 bits = 0;
+        for (u32 part = 0; part < 3 && i < n_sequences; part++) {
+            u32 width, rest;
+            sequence_code(sequences[part * stride + i], part, width, rest);
+            bits |= u64(rest) << n_bits;
+            n_bits += width;
+        }
+        append_bits(buffer, bits, n_bits, bit, store);
+    }
+    if (lane_index() == 0 && bit % 32 != 0) store(bit / 32, buffer.words[0]);
+    sync_warp();
+    return bit;
 }
 
 }  // namespace lz
