@@ -45,9 +45,13 @@ MODULES: Final = {
     "lz_encode": (
         *("entries", "checksum", "planes", "rans", "choose"),
         *("lz_ops", "lz_table", "lz_numbers", "lz_streams"),
-        *("lz_choose", "lz_match", "lz_encode"),
+        *("lz_choose", "lz_match", "lz_encode", "lz_encode_blocks"),
     ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
+    "encode_full": (
+        *("entries", "checksum", "planes", "rans", "choose"),
+        *("palette", "profiles", "sparse", "predictor", "encode_full"),
+    ),
 }
 """Which ``.cu`` files each module is made of, in order."""
 
@@ -94,7 +98,8 @@ def kernels(module: str) -> dict[str, tuple[str, ...]]:
 JOB: Final = np.dtype(
     [
         *((name, "<u8") for name in ("words", "frame", "n_words", "first_block", "first_entry")),
-        *((name, "<u8") for name in ("shape", "model", "n_rows", "first_word")),
+        *((name, "<u8") for name in ("first_slot", "shape", "section", "section_bytes")),
+        *((name, "<u8") for name in ("model", "n_rows", "first_word")),
         *((name, "<u4") for name in ("n_dims", "dtype_code", "block_log", "word_bytes")),
         *((name, "<u4") for name in ("transform", "n_planes", "flags", "n_columns")),
         *((name, "<u4") for name in ("tile_rows", "rank")),
@@ -106,6 +111,8 @@ JOB: Final = np.dtype(
 MERGE_THREADS: Final = 256
 MASK_WARPS: Final = 8
 ENCODE_WARPS: Final = 4
+WAYS_THREADS: Final = 128
+SAMPLE_THREADS: Final = 64
 SPLIT_THREADS: Final = 256
 PLACE_THREADS: Final = 128
 SCAN_WARPS: Final = 8

@@ -151,7 +151,9 @@ def encode_on_shim(arrays, config, device):
     for array in arrays:
         words, dtype, shape = buffers.elements(array)
         raw = device.put(words)
-        source = encoding.Source(raw.memory.address, dtype, shape, config.block_log(dtype.spec.word_bytes), 0)
+        source = encoding.Source(
+            raw.memory.address, dtype, shape, config.block_log(dtype.spec.word_bytes), 0
+        )
         out = device.allocate(source.max_bytes)
         source.out = out.address
         sources.append(source)

@@ -18,6 +18,7 @@ from ..kernels import quantspec, spec
 from ..threads import set_threads
 from .checkpoints import checkpoint
 from .errors import INTERRUPTED, CommandError, DamagedError
+from .models import model
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 PATH = click.Path(path_type=Path)
@@ -374,6 +375,7 @@ def mount(url: str, folder: Path, *, read_only: bool) -> None:
 
 
 main.add_command(checkpoint)
+main.add_command(model)
 
 
 def _report(src: Path, before: int, dst: Path, after: int, decoded: int, started: float) -> None:

@@ -6,21 +6,15 @@ So that an array on a GPU has the frame that it has on the CPU, whatever the con
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import PLAIN, Config, TensorConfig
-
 if TYPE_CHECKING:
     from ..buffers import Bytes
+    from ..config import Config
     from .arrays import DeviceArray
     from .device import Device
-
-
-def is_needed_to_encode(config: Config) -> bool:
-    """Whether this configuration allows what only the CPU can write."""
-    return isinstance(config, TensorConfig) and config.profile != PLAIN
 
 
 def encode(device: Device, array: DeviceArray, config: Config, stream: int) -> Bytes:
