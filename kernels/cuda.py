@@ -8,21 +8,36 @@ compiler's messages are those of the ``.cu`` files.
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from . import quantprelude
 from .spec import CONSTANT, RANS8, RANS12, RAW, prelude
 
 FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
+_QUANTIZED: Final = ("entries", "quantprelude", "minifloat", "scales", "elements", "blockwise")
 MODULES: Final = {
     "decode": ("entries", "checksum", "planes", "rans", "decode"),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
+    "tensors": (*_QUANTIZED, "extent", "exceptions", "transpose"),
+    **{
+        f"quantize_{name.lower()}": (*_QUANTIZED, "quantize", "dequantize", f"entry_points {name}")
+        for name in quantprelude.ELEMENTS
+    },
 }
 """Which ``.cu`` files each module is made of, in order."""
+_GENERATED: Final = {
+    "quantprelude": quantprelude.prelude,
+    **{
+        f"entry_points {name}": partial(quantprelude.entry_points, name)
+        for name in quantprelude.ELEMENTS
+    },
+}
+"""Parts that are made of numbers elsewhere."""
 
 CODERS: Final = (RAW, CONSTANT, RANS8, RANS12)
 """What the kernels read and write; frames with other coders, or flags, are left to the CPU."""
@@ -31,12 +46,14 @@ _KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 
 
 def _part(name: str) -> str:
-    return f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}'
+    made = _GENERATED.get(name)
+    text = made() if made else (FOLDER / name).read_text(encoding="utf-8")
+    return f'#line 1 "{name}"\n{text}'
 
 
 def joined(stems: tuple[str, ...]) -> str:
     """C++ source of the files of these names, behind what all of them need."""
-    parts = (_part(f"{stem}.cu") for stem in stems)
+    parts = (_part(stem if stem in _GENERATED else f"{stem}.cu") for stem in stems)
     return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *parts])
 
 

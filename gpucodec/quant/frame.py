@@ -57,7 +57,7 @@ class Part:
             The hash in their header is another one.
 
         """
-        found = _hash_field(piece)
+        found = hash_field(piece)
         if found != self.digest:
             message = (
                 f"{self.name} have header hash {found:016x}, the container says {self.digest:016x}"
@@ -89,27 +89,36 @@ def join(
     parts: Sequence[Bytes],
 ) -> Bytes:
     """A container around the frames of a quantized tensor, uint8[encoded_bytes]."""
+    table = [(part.size, hash_field(part)) for part in parts]
+    return np.concatenate([header(config, dtype, shape, tensor_scale, table), *parts])
+
+
+def header(
+    config: QuantizeConfig,
+    dtype: DType,
+    shape: tuple[int, ...],
+    tensor_scale: float,
+    parts: Sequence[tuple[int, int]],
+) -> Bytes:
+    """The bytes of a container before its frames, of which size and `hash_field` are given."""
     assert isinstance(config.axis, int)
-    start = _start(len(shape), len(parts))
-    out = np.zeros(start + sum(part.size for part in parts), np.uint8)
+    out = np.zeros(_start(len(shape), len(parts)), np.uint8)
+    n_bytes = out.size + sum(size for size, _ in parts)
     bound = config.bound
     _HEADER.pack_into(
         out,
         0,
         *(spec.MAGIC, spec.VERSION, dtype.spec.code, len(shape), config.block.bit_length() - 1),
-        *(prod(shape) * dtype.itemsize, out.size, 0),
+        *(prod(shape) * dtype.itemsize, n_bytes, 0),
         *(config.spec.code, config.scale_code, config.mode_code),
         *(spec.ROUNDINGS.index(config.rounding), spec.UNBOUNDED if bound is None else bound.kind),
         *(len(parts), 1 + config.axis, 0),
         *(config.seed, 0.0 if bound is None else bound.value, tensor_scale, 0),
     )
     struct.pack_into(f"<{len(shape)}Q", out, spec.HEADER_BYTES, *shape)
-    at = start
     for i, part in enumerate(parts):
-        _PART.pack_into(out, _part_entry(len(shape), i), part.size, _hash_field(part))
-        out[at : at + part.size] = part
-        at += part.size
-    struct.pack_into("<Q", out, HASH_OFFSET, frames.table_hash(out[:start]))
+        _PART.pack_into(out, _part_entry(len(shape), i), *part)
+    struct.pack_into("<Q", out, HASH_OFFSET, frames.table_hash(out))
     return out
 
 
@@ -302,6 +311,6 @@ def _part_entry(n_dims: int, i: int) -> int:
     return spec.HEADER_BYTES + 8 * n_dims + i * _PART.size
 
 
-def _hash_field(part: Bytes) -> int:
+def hash_field(part: Bytes) -> int:
     """The hash in a plain frame's header."""
     return int.from_bytes(part[HASH_OFFSET : HASH_OFFSET + 8].tobytes(), "little")
