@@ -23,6 +23,7 @@ _QUANTIZED: Final = ("entries", "quantprelude", "minifloat", "scales", "elements
 MODULES: Final = {
     "decode": ("entries", "checksum", "planes", "rans", "decode"),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
+    "gather": ("gather",),
     "tensors": (*_QUANTIZED, "extent", "exceptions", "transpose"),
     **{
         f"quantize_{name.lower()}": (*_QUANTIZED, "quantize", "dequantize", f"entry_points {name}")
@@ -88,6 +89,8 @@ JOB: Final = np.dtype(
         ("bits", "u1", 16),
     ]
 )
+RUN: Final = np.dtype([(name, "<u8") for name in ("from", "n_bytes", "to")])  # of gather.cu
+GATHER_THREADS: Final = 128
 MERGE_THREADS: Final = 256
 WARPS_8: Final = 8
 WARPS_12: Final = 4

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import prod
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,16 +31,21 @@ _FOUND = np.dtype([("n_exceptions", "<u8"), ("tensor_scale", "<f4"), ("wrong", "
 
 
 @dataclass
-class Plane:
-    """One of the arrays of a quantized tensor: an array of the device, as all libraries know them.
+class Address:
+    """Memory of somebody else."""
 
-    `device.id` is the device's number.
-    """
+    address: int
+
+
+@dataclass
+class Plane:
+    """One of the arrays of a quantized tensor, or a frame: as all libraries know arrays."""
 
     memory: Memory
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    device: Any = None
+    device: Any = field(default_factory=lambda: SimpleNamespace(id=0))
+    """Its `id` is the number of the device."""
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

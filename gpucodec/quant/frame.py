@@ -80,6 +80,11 @@ class Header:
         """Bytes of the dequantized array."""
         return prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def encoded_bytes(self) -> int:
+        """Bytes of the container."""
+        return self.parts[-1].stop
+
 
 def join(
     config: QuantizeConfig,
@@ -140,6 +145,7 @@ def max_encoded_bytes(config: QuantizeConfig, dtype: DType, shape: tuple[int, ..
 def prefix_bytes(n_dims: int) -> int:
     """Bytes that surely hold the header of a container with so many dimensions."""
     return _start(n_dims, spec.MAX_PARTS)
+
 
 
 def parse(raw: Bytes, *, limit: int | None = None, whole: bool = True) -> Header:
