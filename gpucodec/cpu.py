@@ -221,7 +221,7 @@ def encode(
     is_masked = flags and dtype.spec.transform in {spec.ROTATE, spec.ROTATE_BIAS}
     by_itself = config.lz is None and not is_masked and profile != spec.PROFILE_FAST
     if config.lz or (by_itself and plan.may_repeat(words, dtype)):
-        by_lz = replace(plain, flags=0, lz=True)
+        by_lz = _Encoding(words, dtype, block_log, profile, lz=True)
         if not flags or _is_smaller(by_lz, 0, plain):
             plain, flags = by_lz, 0
     model = plan.find_model(words, dtype, shape, profile)

@@ -114,6 +114,8 @@ class Frame:
     @cached_property
     def bits(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         """Plane widths, uint8[n_planes], as the kernels take them."""
+        if not self.flags:
+            return self.dtype.bits
         return np.array(plane_bits(self.dtype, self.flags), np.uint8)
 
     @property
@@ -286,7 +288,7 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
     if whole and raw.size != encoded:
         message = f"frame has {encoded} bytes, but {raw.size} were given"
         raise CorruptionError(message)
-    stored = int.from_bytes(raw[spec.HASH_OFFSET : spec.HASH_OFFSET + 8].tobytes(), "little")
+    (stored,) = struct.unpack_from("<Q", raw, spec.HASH_OFFSET)
     computed = table_hash(raw[:end])
     if stored != computed:
         message = f"header and table have hash {computed:016x}, stored is {stored:016x}"
@@ -307,7 +309,7 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
     at += 8 * n_blocks
     entries = raw[at : at + 4 * n_blocks * n_entries].view("<u4").reshape(n_blocks, n_entries)
     at += 4 * n_blocks * n_entries
-    if raw[at:table_end].any():
+    if np.count_nonzero(raw[at:table_end]):
         message = f"padding of the table, bytes {at} to {table_end}, is not zero"
         raise CorruptionError(message)
     offsets = np.empty(n_blocks + 1, np.int64)

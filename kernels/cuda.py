@@ -10,18 +10,32 @@ from __future__ import annotations
 import re
 from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from . import quantprelude
-from .spec import CONSTANT, RANS8, RANS12, RAW, prelude
+from .spec import (
+    CONSTANT,
+    MASK_BITS,
+    PALETTE,
+    PALETTE_MAX_BITS,
+    RANS8,
+    RANS12,
+    RAW,
+    ROW,
+    prelude,
+)
 
 FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
 _QUANTIZED: Final = ("entries", "quantprelude", "minifloat", "scales", "elements", "blockwise")
 MODULES: Final = {
-    "decode": ("entries", "checksum", "planes", "rans", "decode"),
+    "decode": ("entries", "checksum", "planes", "rans", "decode_plane", "decode"),
+    "decode_full": (
+        *("entries", "checksum", "planes", "decode_plane"),
+        *("palette", "sparse", "predictor", "decode_full"),
+    ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
     "gather": ("gather",),
     "tensors": (*_QUANTIZED, "extent", "exceptions", "transpose"),
@@ -39,9 +53,6 @@ _GENERATED: Final = {
     },
 }
 """Parts that are made of numbers elsewhere."""
-
-CODERS: Final = (RAW, CONSTANT, RANS8, RANS12)
-"""What the kernels read and write; frames with other coders, or flags, are left to the CPU."""
 
 _KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 
@@ -83,18 +94,48 @@ def kernels(module: str) -> dict[str, tuple[str, ...]]:
 JOB: Final = np.dtype(
     [
         *((name, "<u8") for name in ("words", "frame", "n_words", "first_block", "first_entry")),
-        ("shape", "<u8"),
+        *((name, "<u8") for name in ("shape", "model", "n_rows", "first_word")),
         *((name, "<u4") for name in ("n_dims", "dtype_code", "block_log", "word_bytes")),
-        *((name, "<u4") for name in ("transform", "n_planes")),
+        *((name, "<u4") for name in ("transform", "n_planes", "flags", "n_columns")),
+        *((name, "<u4") for name in ("tile_rows", "rank")),
+        ("base", "<i4"),
+        ("shift", "<u4"),
         ("bits", "u1", 16),
     ]
 )
 RUN: Final = np.dtype([(name, "<u8") for name in ("from", "n_bytes", "to")])  # of gather.cu
 GATHER_THREADS: Final = 128
 MERGE_THREADS: Final = 256
-WARPS_8: Final = 8
-WARPS_12: Final = 4
+MASK_WARPS: Final = 8
 ENCODE_WARPS: Final = 4
 SPLIT_THREADS: Final = 256
 PLACE_THREADS: Final = 128
 SCAN_WARPS: Final = 8
+
+
+class Decoder(NamedTuple):
+    """The kernel that decodes planes of a coder into slots, and how it is launched."""
+
+    kernel: str
+    planes: int
+    """Of a block of threads."""
+    n_threads: int
+
+
+DECODERS: Final = {
+    RANS8: Decoder("decode_rans8", 8, 256),
+    RANS12: Decoder("decode_rans12", 4, 128),
+    **{PALETTE + bits: Decoder("decode_palettes", 1, 128) for bits in range(PALETTE_MAX_BITS + 1)},
+}
+"""By coder. All of these kernels have the same parameters."""
+
+CODERS: Final = (RAW, CONSTANT, *DECODERS)
+"""What the kernels read; frames with other coders are left to the CPU."""
+
+
+def mask_slot_bytes(n_words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Bytes for the mask of so many words, whole rows: `mask_at` of sparse.cu, rounded up."""
+    n_rows = n_words // ROW
+    symbols = -(-n_words // (MASK_BITS * ROW)) * ROW
+    slot: np.ndarray[Any, Any] = symbols + -(-12 * n_rows // 16) * 16
+    return slot

@@ -12,15 +12,30 @@ struct Job {          // an array and its frame; kernels/cuda.py has the same fi
     u64 n_words;
     u64 first_block;  // its number in the batch
     u64 first_entry;
-    const u64* shape;  // this and the next two are for encoders
+    const u64* shape;  // this, `n_dims` and `dtype_code` are for encoders
+    const u8* model;   // the offsets of a predicted frame, one part after the other; and of
+    u64 n_rows;        // the whole matrix, of which
+    u64 first_word;    // the words of this job are those from this number on
     u32 n_dims;
     u32 dtype_code;
     u32 block_log;
     u32 word_bytes;
     u32 transform;
-    u32 n_planes;
+    u32 n_planes;  // entries of a block: in sparse frames with mask and signs, which come first
+    u32 flags;
+    u32 n_columns;
+    u32 tile_rows;
+    u32 rank;
+    u32 base;  // signed
+    u32 shift;
     u8 bits[BATCH_PLANES];
 };
+
+constexpr u32 MASK = 0, SIGNS = 1, MASK_AND_SIGNS = 2;  // planes of a sparse frame
+constexpr u32 ZERO = CONSTANT << ENTRY_CODER_SHIFT;     // the entry of a plane without symbols
+
+DEVICE bool is_sparse(const Job& job) { return (job.flags & SPARSE) != 0; }
+DEVICE bool is_float(const Job& job) { return job.transform == ROTATE || job.transform == ROTATE_BIAS; }
 
 // Number of the job that block or entry `i` belongs to: the last that begins there or before. (Jobs
 // without any begin where the next one does, and are found for none.)
@@ -47,6 +62,16 @@ DEVICE u64 job_of_entry(const Job* jobs, u64 n_jobs, u64 entry) {
 DEVICE u32 words_of_block(const Job& job, u64 index) {
     u64 left = job.n_words - (index << job.block_log);
     return left >> job.block_log ? 1u << job.block_log : left;
+}
+
+DEVICE u32 mask_symbols(u32 n) { return (n + MASK_BITS - 1) / MASK_BITS; }
+
+// Symbols of a plane of a block of `n` words, of which `n_kept` are not left out as zeros.
+DEVICE u32 n_symbols_of(const Job& job, u32 n, u32 n_kept, u32 plane) {
+    if (!is_sparse(job)) return n;
+    if (plane == MASK) return mask_symbols(n);
+    if (plane == SIGNS) return is_float(job) ? n - n_kept : 0;
+    return n_kept;
 }
 
 DEVICE u64 n_blocks_of(const Job& job) {

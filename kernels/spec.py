@@ -289,7 +289,10 @@ def _words(data: bytes) -> tuple[int, ...]:
 
 def prelude() -> str:
     """The numbers above as C++ constants, and the tables that the CUDA kernels read."""
-    lines = [f"constexpr u32 MAGIC_WORD = {int.from_bytes(MAGIC, 'little')}u;"]
+    lines = [
+        f"constexpr u32 MAGIC_WORD = {int.from_bytes(MAGIC, 'little')}u;",
+        f"constexpr u32 NOT_PACKED_MASK = {NOT_PACKED[0]}u, NOT_PACKED_SIGNS = {NOT_PACKED[1]}u;",
+    ]
     for name, value in globals().items():
         if name.isupper() and isinstance(value, int):
             kind, suffix = ("u32", "u") if value < 1 << 32 else ("u64", "ull")

@@ -127,9 +127,35 @@ def test_a_damaged_base_is_no_base(tmp_path):
         raw = bytearray(path.read_bytes())
         raw[30] ^= 1
         path.write_bytes(raw)
-    checkpoint.save(second, tmp_path, delta=3)
+    with pytest.warns(RuntimeWarning, match="stored in full"):
+        checkpoint.save(second, tmp_path, delta=3)
     opened = checkpoint.open(tmp_path)
     assert not any(lazy.delta for lazy in opened.values())
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_one_damaged_chunk_of_a_base_costs_that_tensor_its_difference(
+    number, tmp_path, monkeypatch
+):
+    """Whichever chunk it is, also one that was not looked at for the decision."""
+    monkeypatch.setattr(grid, "CHUNK_BYTES", 4000)
+    base = {"w": torch.linspace(1, 2, 4000), "x": torch.linspace(2, 3, 4000)}
+    checkpoint.save(base, tmp_path)
+    path = tmp_path / checkpoint.open(tmp_path)["w"]._array.path / f"c.{number}"
+    raw = bytearray(path.read_bytes())
+    raw[-20] ^= 1
+    path.write_bytes(raw)
+    state = {name: one + 1e-6 for name, one in base.items()}
+    told = []
+    with pytest.warns(RuntimeWarning, match=f"w is stored in full.*c.{number}"):
+        checkpoint.save(state, tmp_path, delta=3, progress=told.append)
+    opened = checkpoint.open(tmp_path)
+    assert (opened["w"].delta, opened["x"].delta is None) == (None, False)
+    assert same(checkpoint.load(None, tmp_path), state)
+    checkpoint.verify(tmp_path)
+    assert sum(told) == 2 * 16_000
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == opened.manifest.keys() | {"manifest.json"}
 
 
 def test_compact_stores_in_full(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,6 +89,34 @@ def test_appenders_do_not_interleave(local):
     found = np.frombuffer(fs.cat_file(path), np.uint8).reshape(-1, 100)
     assert (found == found[:, :1]).all()
     assert np.bincount(found[:, 0]).tolist() == [20] * 4
+
+
+def test_readers_see_whole_appends(local):
+    fs, folder = local
+    path = str(folder / "log")
+    piece = np.random.default_rng(0).bytes(300_000)  # many pages, which show one by one
+    done = threading.Event()
+    lengths = []
+
+    def read():
+        while not done.is_set() or not lengths:
+            if fs.exists(path):
+                lengths.append(fs.size(path))
+                lengths.append(fs.ls(str(folder), detail=True)[0]["size"])
+                with fs.open(path, "rb") as file:
+                    lengths.append(file.seek(0, 2))
+
+    def append():
+        for _ in range(60):
+            with fs.open(path, "ab") as file:
+                file.write(piece)
+        done.set()
+
+    with ThreadPoolExecutor() as pool:
+        for job in [pool.submit(read), pool.submit(read), pool.submit(append)]:
+            job.result()
+    assert all(length % len(piece) == 0 for length in lengths)
+    assert fs.cat_file(path) == piece * 60
 
 
 def test_nothing_appears_before_the_end(place):

@@ -35,6 +35,8 @@ class TensorInfo:
     """The zarr codec that encodes it."""
     delta: str | None
     """"sub" or "xor" if it is stored as a difference."""
+    rounded_from: str | None
+    """The tensor of which it is stored as the rounding: such a reference takes no space."""
     decoded_bytes: int
     encoded_bytes: int
     same_as: str | None
@@ -78,6 +80,7 @@ def inspect(url: Any) -> CheckpointInfo:
             lazy.kind,
             lazy.codec,
             lazy.delta,
+            lazy.rounded_from,
             lazy.nbytes,
             lazy.encoded_bytes,
             manifest.tensors[name].same_as,

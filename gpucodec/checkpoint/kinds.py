@@ -29,13 +29,16 @@ _STATE: Final = {
     "master_param": "master_weight",
     "master_weight": "master_weight",
     "master_weights": "master_weight",
+    "main_param": "master_weight",
     "fp32_param": "master_weight",
+    "param": "master_weight",  # Megatron-LM's distributed optimizer
 }
 # Lists of fp32 weights beside the state: apex, Megatron-LM, DeepSpeed.
 _MASTERS: Final = {
     *("fp32_from_fp16", "fp32_from_fp16_params", "fp32_from_float16_params"),
     *("shard_fp32_from_float16_groups", "fp32_groups_flat", "single_partition_of_fp32_groups"),
-    *("master_params", "master_weights"),
+    *("fp32_flat_groups", "fp32_groups_flat_partition"),
+    *("master", "masters", "master_params", "master_weights", "main_params", "fp32_params"),
 }
 _GRADIENTS: Final = {"grad", "grads", "gradients", "main_grad", "main_grads"}
 _BUFFERS: Final = {"running_mean", "running_var", "num_batches_tracked", "inv_freq", "attn_bias"}

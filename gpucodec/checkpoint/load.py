@@ -10,6 +10,7 @@ from ..dtypes import BY_NAME
 from . import codecs, leaves
 from .parallel import Workers
 from .read import chunk_jobs, read_chunk, read_manifest
+from .rounding import round_into
 from .storage import connect
 from .structure import flatten, unflatten
 
@@ -249,13 +250,29 @@ def _holds_tensors(node: Any) -> bool:
 def read_tensors(storage: Storage, tasks: Iterable[Task], done: Callable[[int], None]) -> None:
     """Read whole arrays, many chunks at once, a bounded number of tensors at a time."""
 
-    def work(job: tuple[Array, Any, Host]) -> None:
-        array, (number, box, keys), out = job
+    def work(job: tuple[Array, Any, Host, list[tuple[str, Host]]]) -> None:
+        array, (number, box, keys), out, roundings = job
         read_chunk(storage, array, number, box, out, keys)
-        done(out[box].nbytes if box else out.nbytes)
+        done(out[box].nbytes)
+        for dtype, rounded in roundings:  # while the chunk is in the cache
+            round_into(out[box], rounded[box], dtype)
+            done(rounded[box].nbytes)
 
     def flush(window: list[tuple[Array, Host, Callable[[], None]]]) -> None:
-        jobs = [(array, chunk, out) for array, out, _ in window for chunk in chunk_jobs(array)]
+        roundings: dict[str, list[tuple[str, Host]]] = defaultdict(list)
+        read = {array.path for array, _, _ in window}
+        stored = []
+        for array, out, _ in window:
+            if array.rounding is not None and array.rounding.source.path in read:
+                roundings[array.rounding.source.path].append((array.dtype, out))
+            else:
+                stored.append((array, out))
+        jobs = [
+            (array, chunk, out, beside)
+            for array, out in stored
+            for beside in [roundings.pop(array.path, [])]
+            for chunk in chunk_jobs(array)
+        ]
         workers.map(work, jobs)
         for _, _, finish in window:
             finish()
@@ -263,7 +280,7 @@ def read_tensors(storage: Storage, tasks: Iterable[Task], done: Callable[[int], 
     with Workers(storage.workers) as workers:
         window: list[tuple[Array, Host, Callable[[], None]]] = []
         total = 0
-        for array, start in tasks:
+        for array, start in sorted(tasks, key=lambda task: task[0].chain[-1].path):
             out, finish = start()
             window.append((array, out, finish))
             total += array.nbytes

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..dtypes import BY_NAME
 from ..errors import CorruptionError, TruncatedError, UnsupportedError
-from . import grid
+from . import codecs, grid, rounding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,6 +52,15 @@ class Delta:
     content: str
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """Where the elements of an array come from that is not stored."""
+
+    source: Array
+    """The exact elements, in chunks of the same shape."""
+    content: str
+
+
 OPERATIONS: Final = ("sub", "xor")
 
 
@@ -76,16 +85,26 @@ class Array:
     """The chunks in C order."""
     delta: Delta | None = None
     """What it is a difference to, if it is one."""
+    rounding: Rounding | None = None
+    """What it is rounded from, if it is: then it has no objects of its own."""
 
     @property
     def content(self) -> str:
         """The path that an array of these elements has when it is stored in full."""
-        return self.path if self.delta is None else self.delta.content
+        reference = self.delta or self.rounding
+        return self.path if reference is None else reference.content
+
+    @property
+    def chain(self) -> tuple[Array, ...]:
+        """It and the arrays behind it that have to be read for it."""
+        if self.rounding is not None:
+            return (self, *self.rounding.source.chain)
+        return (self,) if self.delta is None else (self, *self.delta.base.chain)
 
     @property
     def depth(self) -> int:
         """How many differences have to be added to a full array."""
-        return 0 if self.delta is None else 1 + self.delta.base.depth
+        return sum(one.delta is not None for one in self.chain)
 
     @property
     def stored_dtype(self) -> str:
@@ -106,6 +125,8 @@ class Array:
 
     def items(self) -> Iterator[tuple[str, Object]]:
         """Key and object of the metadata and of each chunk."""
+        if self.rounding is not None:
+            return
         yield f"{self.path}/{METADATA}", self.metadata
         keys = grid.chunk_keys(self.shape, self.chunks)
         for key, found in zip(keys, self.objects, strict=True):
@@ -171,17 +192,21 @@ def _array_to_json(array: Array) -> dict[str, Any]:
     def pair(one: Object) -> list[Any]:
         return [one.size, f"{one.digest:016x}"]
 
-    delta = array.delta
-    extra = {"base": delta.base.path, "op": delta.op, "content": delta.content} if delta else None
-    return {
-        **({"delta": extra} if extra else {}),
+    said: dict[str, Any] = {}
+    if delta := array.delta:
+        said["delta"] = {"base": delta.base.path, "op": delta.op, "content": delta.content}
+    if origin := array.rounding:
+        said["rounding"] = {"source": origin.source.path, "content": origin.content}
+    said |= {
         "dtype": array.dtype,
         "shape": array.shape,
         "chunks": array.chunks,
         "codec": array.codec,
-        "metadata": pair(array.metadata),
-        "objects": [pair(one) for one in array.objects],
     }
+    if array.rounding is None:
+        said["metadata"] = pair(array.metadata)
+        said["objects"] = [pair(one) for one in array.objects]
+    return said
 
 
 def parse(data: bytes, where: str) -> Manifest:
@@ -251,17 +276,19 @@ def _head(line: bytes, where: str, *, complete: bool) -> dict[str, Any]:
 
 
 def _arrays(described: Mapping[str, Any]) -> dict[str, Array]:
-    """All arrays; each behind what it is a difference to."""
+    """All arrays; each behind what has to be read for it."""
     arrays: dict[str, Array] = {}
 
     def add(path: str, above: tuple[str, ...]) -> Array:
         if path in above:
-            raise CorruptionError(f"{path} is a difference to itself")
+            raise CorruptionError(f"{path} refers to itself")
         if path not in arrays:
             one = described[path]
-            delta = one.get("delta")
-            base = None if delta is None else add(delta["base"], (*above, path))
-            arrays[path] = _array(path, one, base)
+            behind = [one[kind][name] for kind, name in _REFERENCES if kind in one]
+            if len(behind) > 1:
+                raise CorruptionError(f"{path} is both a difference and a rounding")
+            reference = add(behind[0], (*above, path)) if behind else None
+            arrays[path] = _array(path, one, reference)
         return arrays[path]
 
     for path in described:
@@ -269,7 +296,10 @@ def _arrays(described: Mapping[str, Any]) -> dict[str, Array]:
     return {path: arrays[path] for path in described}
 
 
-def _array(path: str, one: Mapping[str, Any], base: Array | None) -> Array:
+_REFERENCES: Final = (("delta", "base"), ("rounding", "source"))
+
+
+def _array(path: str, one: Mapping[str, Any], behind: Array | None) -> Array:
     def pair(item: Any) -> Object:
         size, digest = item
         found = Object(int(size), int(digest, 16))
@@ -288,16 +318,26 @@ def _array(path: str, one: Mapping[str, Any], base: Array | None) -> Array:
     largest = max(prod(filter(None, shape)), prod(chunks)) * itemsize
     if min((1, *chunks)) < 1 or largest > _MAX_ARRAY_BYTES:
         raise CorruptionError(f"{path} has shape {shape} and chunks {chunks}")
+    codec = dict(one["codec"])
+    if behind is not None and behind.rounding is not None:
+        raise CorruptionError(f"{path} refers to {behind.path}, which is not stored")
+    if behind is not None and "rounding" in one:
+        fits = (behind.dtype, behind.shape, behind.chunks) == (rounding.EXACT, shape, chunks)
+        is_exact = behind.chain[-1].codec["name"] == codecs.LOSSLESS
+        if one["dtype"] not in rounding.ROUNDED or not fits or not is_exact:
+            raise CorruptionError(f"{path} cannot be a rounding of {behind.path}")
+        origin = Rounding(behind, str(one["rounding"]["content"]))
+        nothing = Object(0, 0)
+        return Array(path, one["dtype"], shape, chunks, codec, nothing, (), None, origin)
     objects = tuple(map(pair, one["objects"]))
     expected = prod(grid.counts(shape, chunks))
     if len(objects) != expected:
         raise CorruptionError(f"{path} lists {len(objects)} chunks, its shape has {expected}")
     delta = None
-    if base is not None:
+    if behind is not None:
         op = one["delta"]["op"]
-        like = (base.dtype, base.shape, base.chunks)
+        like = (behind.dtype, behind.shape, behind.chunks)
         if op not in OPERATIONS or like != (one["dtype"], shape, chunks) or itemsize > _WORD_BYTES:
-            raise CorruptionError(f"{path} cannot be a difference {op!r} to {base.path}")
-        delta = Delta(base, op, str(one["delta"]["content"]))
-    metadata = pair(one["metadata"])
-    return Array(path, one["dtype"], shape, chunks, dict(one["codec"]), metadata, objects, delta)
+            raise CorruptionError(f"{path} cannot be a difference {op!r} to {behind.path}")
+        delta = Delta(behind, op, str(one["delta"]["content"]))
+    return Array(path, one["dtype"], shape, chunks, codec, pair(one["metadata"]), objects, delta)

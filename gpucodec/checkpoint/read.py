@@ -12,6 +12,7 @@ from ..errors import CorruptionError, TruncatedError
 from . import codecs, grid, manifest as manifests
 from .hashing import hash_bytes
 from .manifest import stored_type
+from .rounding import round_into
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,12 @@ def read_chunk(
 
 
 def _decode(storage: Storage, array: Array, number: int, out: Host, keys: Sequence[str]) -> None:
-    """Decode a whole chunk; of a difference, by way of what it is a difference to."""
+    """Decode a whole chunk, by way of those that it is a difference to or rounded from."""
+    if array.rounding is not None:
+        exact = np.empty(array.chunks, BY_NAME[array.rounding.source.dtype].numpy)
+        _decode(storage, array.rounding.source, number, exact, keys)
+        round_into(exact, out, array.dtype)
+        return
     key = f"{array.path}/{keys[number]}"
     raw = fetch(storage, key, array.objects[number])
     where = f"{storage.url}/{key}"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from ..config import DEFAULT_CONFIG
+from ..config import DEFAULT_CONFIG, TensorConfig
 from ..errors import GpucodecError
-from . import codecs, manifest as manifests
+from . import codecs, manifest as manifests, rounding
 from .collect import collect, committed
 from .kinds import kinds_of
 from .leaves import identity
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .leaves import Leaf
     from .manifest import Array
     from .storage import Storage
+    from .write import Reference
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,9 @@ class Job:
         self._bases: dict[str, Array] = {}
         self._paths: dict[str, str] = {}
         self._arrays: dict[str, Array] = {}
+        self._sources: dict[str, str] = {}
+        """Of tensors that are roundings: what of."""
+        self._references: dict[str, Reference] = {}
         self._written_bytes = 0
 
     def use_base(self, key: str, depth: int) -> None:
@@ -169,24 +173,39 @@ class Job:
         kind = self.kinds[leaf.name]
         return self.policy.config(leaf.name, kind, leaf.dtype.name, leaf.shape)
 
+    def find_roundings(self, leaves: Sequence[Leaf], workers: Workers) -> None:
+        """Find tensors that need not be written, as others of `leaves` are all there is to know."""
+        exact = [leaf for leaf in leaves if isinstance(self._config(leaf), TensorConfig)]
+        self._sources |= rounding.find(exact, workers)
+
     def write(self, leaves: Sequence[Leaf]) -> None:
         """Write some of the tensors."""
         configs = [self._config(leaf) for leaf in leaves]
         codecs.warm(map(codecs.to_json, {DEFAULT_CONFIG, *configs}))
         with Workers(self.storage.workers) as workers:
+            self.find_roundings(leaves, workers)
             known = {
                 path: array
                 for path, array in committed(self.storage).items()
                 if array.depth <= self.max_depth
             }
             writer = Writer(self.storage, workers, known, self.progress, self._bases)
-            paths = writer.write(zip(leaves, configs, strict=True))
-            self._paths |= {leaf.name: path for leaf, path in zip(leaves, paths, strict=True)}
+            pairs = list(zip(leaves, configs, strict=True))
+            stored = [pair for pair in pairs if pair[0].name not in self._sources]
+            for (leaf, _), path in zip(stored, writer.write(stored), strict=True):
+                self._paths[leaf.name] = path
+            for leaf, config in pairs:
+                if leaf.name in self._sources:
+                    self._references[leaf.name] = writer.refer(leaf, config)
         self._arrays |= writer.arrays
         self._written_bytes += writer.written_bytes
 
     def finish(self) -> tuple[Manifest, SaveInfo]:
         """The manifest of what was written, which is not written yet."""
+        for name, reference in self._references.items():
+            array = reference.to(self._arrays[self._paths[self._sources[name]]])
+            self._arrays[array.path] = array
+            self._paths[name] = array.path
         tensors = {
             name: Tensor(
                 self._paths[owner],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import GpucodecError
 from .collect import STEPS, collect, step_keys
 from .load import load_from
+from .parallel import Workers
 from .read import read_manifest
 from .save import Job, SaveInfo, previous
 from .staging import stage
@@ -175,6 +176,8 @@ class CheckpointSeries:
         copies, rest = stage(job.own, self.staging_bytes)
         job.own.clear()  # holds tensors that may change from now on
         if rest:
+            with Workers(self.storage.workers) as workers:
+                job.find_roundings([*copies, *rest], workers)
             job.write(rest)
         stalled = time.perf_counter() - started
 

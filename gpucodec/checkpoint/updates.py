@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import CorruptionError
 from . import codecs, leaves, manifest as manifests
 from .grid import chunk_keys
-from .load import load_from
+from .load import fill, load_from, read_tensors
 from .parallel import Workers
 from .read import apply, fetch
 from .save import Job, SaveInfo, commit
@@ -118,14 +118,16 @@ def apply_delta(state_dict: Any, url: Any, version: int | None = None) -> Update
 
 def _update(storage: Storage, leaf: Leaf, array: Array, workers: Workers) -> tuple[int, int]:
     """Bring a tensor to the contents of an array; how, and how many bytes that took."""
-    chain = [array]
-    while (delta := chain[-1].delta) is not None:
-        chain.append(delta.base)
-    config = codecs.from_json(chain[-1].codec)
+    chain = array.chain
+    config = codecs.from_json((array if array.rounding else chain[-1]).codec)
     have = _content(leaf, config, workers)
     missing = next((i for i, one in enumerate(chain) if one.content == have), None)
     if missing == 0:
         return 0, 0
+    if array.rounding is not None:
+        read_tensors(storage, [fill(leaf, array)], lambda _: None)
+        _check(leaf.name, _content(leaf, config, workers), array)
+        return 2, sum(o.size for one in chain for o in one.objects)
     made, out = leaves.empty(leaf.dtype, leaf.shape, leaf.library)
     plan = Plan(leaf, config)
     changes = chain[: len(chain) if missing is None else missing]
@@ -150,13 +152,18 @@ def _update(storage: Storage, leaf: Leaf, array: Array, workers: Workers) -> tup
 
     workers.map(work, range(len(plan.boxes)))
     found = _content(leaves.leaf(leaf.name, leaf.path, made), config, workers)
-    if found != array.content and chain[-1].codec["name"] == codecs.LOSSLESS:
-        raise CorruptionError(f"{leaf.name} has contents {found}, not {array.content}")
+    if chain[-1].codec["name"] == codecs.LOSSLESS:
+        _check(leaf.name, found, array)
     if leaf.library == "numpy":
         leaf.source[...] = made
     else:
         leaf.source.detach().copy_(made)
     return (2 if missing is None else 1), sum(o.size for one in changes for o in one.objects)
+
+
+def _check(name: str, found: str, array: Array) -> None:
+    if found != array.content:
+        raise CorruptionError(f"{name} has contents {found}, not {array.content}")
 
 
 def _content(leaf: Leaf, config: Any, workers: Workers) -> str:

@@ -14,6 +14,7 @@ from . import leaves
 from .load import load_from, read_tensors
 from .names import array_paths
 from .read import apply, read_manifest
+from .rounding import round_into
 from .storage import connect
 from .structure import unflatten
 
@@ -73,6 +74,15 @@ class LazyTensor:
     def delta(self) -> str | None:
         """The kind of difference to an earlier tensor that it is stored as: sub, xor, or None."""
         return None if self._array.delta is None else self._array.delta.op
+
+    @property
+    def rounded_from(self) -> str | None:
+        """The tensor that it is the rounding of, if it is stored as that."""
+        if self._array.rounding is None:
+            return None
+        source = self._array.rounding.source.path
+        tensors = self._checkpoint.manifest.tensors
+        return next((name for name, one in tensors.items() if one.array == source), source)
 
     @property
     def codec(self) -> dict[str, Any]:
@@ -174,7 +184,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
     def zarr_group(self) -> zarr.Group:
         """The tensors as a read-only zarr group, under their names; every read is checked.
 
-        Tensors that are stored as differences are not in it.
+        Tensors that are stored as differences or references are not in it.
         """
         import zarr
 
@@ -185,13 +195,18 @@ class Checkpoint(Mapping[str, LazyTensor]):
         places = {
             self._paths[name]: arrays[one.array]
             for name, one in self.manifest.tensors.items()
-            if arrays[one.array].delta is None
+            if len(arrays[one.array].chain) == 1
         }
         with enable():
             return zarr.open_group(CheckedStore(self.storage, places), mode="r", zarr_format=3)
 
     def read_part(self, array: Array, selection: Any) -> Host:
-        """A part of an array, as zarr reads it; of a difference, added to the same part of its base."""
+        """A part of an array, as zarr reads it; of a reference, made from the same part of that."""
+        if array.rounding is not None:
+            exact = self.read_part(array.rounding.source, selection)
+            part = np.empty(exact.shape, BY_NAME[array.dtype].numpy)
+            round_into(exact, part, array.dtype)
+            return part
         stored = np.asarray(self._stored(array)[selection])
         if array.delta is None:
             return stored

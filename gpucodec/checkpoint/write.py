@@ -9,10 +9,11 @@ that is referred to is ever overwritten.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from ..config import DEFAULT_CONFIG, TensorConfig
 from ..errors import GpucodecError
 from . import codecs, grid
 from .hashing import hash_bytes
-from .manifest import METADATA, OPERATIONS, Array, Delta, Object, stored_type
+from .manifest import METADATA, OPERATIONS, Array, Delta, Object, Rounding, stored_type
 from .read import difference, read_whole_chunk
 
 if TYPE_CHECKING:
@@ -39,6 +40,20 @@ NAME_BYTES: Final = 16  # of a folder's name
 MAX_DELTA_ITEM: Final = 8  # bytes of elements that can be subtracted as integers
 
 
+def _folder(says: list[Any], hashes: bytes = b"") -> str:
+    """Where an array goes of which all that counts is `says` and `hashes`."""
+    digest = sha256(json.dumps(says).encode() + hashes).hexdigest()
+    return f"{FOLDER}/{digest[: 2 * NAME_BYTES]}"
+
+
+class DamagedBaseError(Exception):
+    """What a chunk shall be a difference to cannot be read."""
+
+    def __init__(self, reason: GpucodecError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 @dataclass
 class Plan:
     """A tensor on its way to an array."""
@@ -50,6 +65,8 @@ class Plan:
     copies: list[Host | None] = field(default_factory=list)
     """What need not be copied again for encoding."""
     hashes: list[int] = field(default_factory=list)
+    is_told: list[bool] = field(default_factory=list)
+    """Of chunks that were written, perhaps in vain: they count once."""
     base: Array | None = None
     """What it shall be a difference to."""
     op: str | None = None
@@ -59,6 +76,7 @@ class Plan:
         self.boxes = list(grid.boxes(self.leaf.shape, self.chunks))
         self.copies = [None] * len(self.boxes)
         self.hashes = [0] * len(self.boxes)
+        self.is_told = [False] * len(self.boxes)
 
     def hash_chunk(self, i: int) -> None:
         """Hash a chunk's elements."""
@@ -70,17 +88,14 @@ class Plan:
     def content(self) -> str:
         """The array's folder, if it is stored in full: a hash of all that decides its bytes."""
         says = [self.leaf.dtype.name, self.leaf.shape, self.chunks, codecs.to_json(self.config)]
-        content = sha256(json.dumps(says).encode())
-        content.update(np.array(self.hashes, "<u8").tobytes())
-        return f"{FOLDER}/{content.hexdigest()[: 2 * NAME_BYTES]}"
+        return _folder(says, np.array(self.hashes, "<u8").tobytes())
 
     def path(self) -> str:
         """The array's folder."""
         full = self.content()
         if self.base is None or self.op is None:
             return full
-        says = json.dumps([full, self.base.path, self.op])
-        return f"{FOLDER}/{sha256(says.encode()).hexdigest()[: 2 * NAME_BYTES]}"
+        return _folder([full, self.base.path, self.op])
 
     def choose(self, storage: Storage) -> None:
         """Decide by one chunk whether a difference to the base is smaller, and which."""
@@ -90,21 +105,41 @@ class Plan:
         whole = self._whole(i)
         try:
             base = read_whole_chunk(storage, self.base, i)
-        except GpucodecError:  # a damaged base is none
-            self.base = None
+        except GpucodecError as error:
+            self.give_up(error)
             return
         sizes: dict[str | None, int] = {None: codecs.encode(whole, self.config).size}
         for op in OPERATIONS:
             sizes[op] = codecs.encode(difference(op, whole, base), DEFAULT_CONFIG).size
         self.op = min(sizes, key=lambda op: sizes[op])
 
+    def give_up(self, error: GpucodecError) -> None:
+        """Store the tensor in full after all, as what it would be a difference to is damaged."""
+        self.base = None
+        message = (
+            f"{self.leaf.name} is stored in full, what it would differ from is damaged: {error}"
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
     def encode(self, i: int, storage: Storage) -> Any:
-        """A chunk as it is stored."""
+        """A chunk as it is stored.
+
+        Raises
+        ------
+        DamagedBaseError
+            It would be a difference to a chunk that cannot be read.
+
+        """
+        base: Host | None = None
+        if self.base is not None and self.op is not None:
+            try:
+                base = read_whole_chunk(storage, self.base, i)
+            except GpucodecError as error:
+                raise DamagedBaseError(error) from error
         whole = self._whole(i)
         self.copies[i] = None
-        if self.base is None or self.op is None:
+        if base is None or self.op is None:
             return codecs.encode(whole, self.config)
-        base = read_whole_chunk(storage, self.base, i)
         return codecs.encode(difference(self.op, whole, base), DEFAULT_CONFIG)
 
     def _whole(self, i: int) -> Host:
@@ -117,6 +152,21 @@ class Plan:
         padded = np.zeros(self.chunks, part.dtype)
         padded[tuple(slice(0, n) for n in part.shape)] = part
         return padded
+
+
+class Reference(NamedTuple):
+    """A tensor that is not stored, as it is the rounding of one that is."""
+
+    dtype: str
+    codec: dict[str, Any]
+    content: str
+
+    def to(self, source: Array) -> Array:
+        """As an array of the checkpoint."""
+        path = _folder([self.content, "rounding", source.path])
+        origin, nothing = Rounding(source, self.content), Object(0, 0)
+        shape, chunks = source.shape, source.chunks
+        return Array(path, self.dtype, shape, chunks, self.codec, nothing, (), None, origin)
 
 
 @dataclass
@@ -138,7 +188,8 @@ class Writer:
 
     def write(self, leaves: Iterable[tuple[Leaf, Any]]) -> Iterator[str]:
         """Write tensors, each with how to encode it; yields the paths of their arrays."""
-        by_content = {array.content: array for array in self.known.values()}
+        stored = (array for array in self.known.values() if array.rounding is None)
+        by_content = {array.content: array for array in stored}
         for window in _windows(leaves):
             plans = [Plan(leaf, config) for leaf, config in window]
             jobs = [(plan, i) for plan in plans for i in range(len(plan.boxes))]
@@ -163,15 +214,12 @@ class Writer:
     def _add(self, array: Array) -> None:
         """Make an array, and what it is a difference to, part of the checkpoint."""
         self._paths[array.content] = array.path
-        chain: Array | None = array
-        while chain is not None:
-            self.arrays[chain.path] = chain
-            chain = None if chain.delta is None else chain.delta.base
+        self.arrays |= {one.path: one for one in array.chain}
 
     def _base(self, plan: Plan) -> Array | None:
         """What a tensor may be a difference to: one like it that is there."""
         base = self.bases.get(plan.leaf.name)
-        if base is None or not isinstance(plan.config, TensorConfig):
+        if base is None or base.rounding or not isinstance(plan.config, TensorConfig):
             return None
         like = (plan.leaf.dtype.name, plan.leaf.shape, plan.chunks)
         fits = (base.dtype, base.shape, base.chunks) == like and plan.boxes
@@ -189,10 +237,14 @@ class Writer:
             except FileNotFoundError:
                 return False
 
-        chain = [array]
-        while (delta := chain[-1].delta) is not None:
-            chain.append(delta.base)
-        return all(self.workers.map(same, [item for one in chain for item in one.items()]))
+        return all(self.workers.map(same, [item for one in array.chain for item in one.items()]))
+
+    def refer(self, leaf: Leaf, config: Any) -> Reference:
+        """Take down what there is to say of a tensor that is the rounding of another."""
+        plan = Plan(leaf, config)
+        self.workers.map(plan.hash_chunk, range(len(plan.boxes)))
+        self.done(leaf.nbytes)
+        return Reference(leaf.dtype.name, codecs.to_json(config), plan.content())
 
     def _write(self, plans: Mapping[str, Plan]) -> None:
         keys = {
@@ -200,16 +252,31 @@ class Writer:
             for path, plan in plans.items()
         }
 
-        def chunk(job: tuple[str, Plan, int]) -> Object:
+        def chunk(job: tuple[str, Plan, int]) -> Object | GpucodecError:
             path, plan, i = job
-            raw = plan.encode(i, self.storage)
+            try:
+                raw = plan.encode(i, self.storage)
+            except DamagedBaseError as error:
+                return error.reason
             key = f"{path}/{keys[path][i]}"
             self.storage.put(key, raw)
-            self.done(prod(grid.sizes(plan.boxes[i])) * plan.leaf.dtype.itemsize)
+            if not plan.is_told[i]:
+                plan.is_told[i] = True
+                self.done(prod(grid.sizes(plan.boxes[i])) * plan.leaf.dtype.itemsize)
             return Object(raw.size, codecs.digest_of(raw, key))
 
         jobs = [(path, plan, i) for path, plan in plans.items() for i in range(len(plan.boxes))]
-        objects = iter(self.workers.map(chunk, jobs))
+        objects: dict[str, list[Object]] = {path: [] for path in plans}
+        failed: dict[str, Plan] = {}
+        for (path, plan, _), found in zip(jobs, self.workers.map(chunk, jobs), strict=True):
+            if isinstance(found, Object):
+                objects[path].append(found)
+            elif path not in failed:
+                plan.give_up(found)
+                failed[path] = plan
+        if failed:
+            plans = {path: plan for path, plan in plans.items() if path not in failed}
+            self._write({plan.path(): plan for plan in failed.values()})
 
         def describe(item: tuple[str, Plan]) -> Array:
             path, plan = item
@@ -221,8 +288,7 @@ class Writer:
             return replace(array, dtype=leaf.dtype.name, delta=delta)
 
         for array in self.workers.map(describe, plans.items()):
-            found = tuple(next(objects) for _ in plans[array.path].boxes)
-            self._add(replace(array, objects=found))
+            self._add(replace(array, objects=tuple(objects[array.path])))
             self.written_bytes += self.arrays[array.path].encoded_bytes
 
 

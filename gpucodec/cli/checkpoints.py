@@ -118,6 +118,8 @@ def inspect(url: str) -> None:
     for row in info.tensors:
         shape = "x".join(map(str, row.shape)) or "scalar"
         how = f"{row.codec['name']}{f', {row.delta} of an earlier one' if row.delta else ''}"
+        if row.rounded_from:
+            how = f"rounded from {row.rounded_from}"
         same = f" = {row.same_as}" if row.same_as else ""
         click.echo(f"{row.name}{same}  {row.dtype} {shape}  {row.kind}  {how}  {row.ratio:.3f}")
     click.echo(

@@ -12,26 +12,37 @@ True
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .. import buffers, frame as frames
-from ..codec import DEFAULT_LIMIT, Salvaged, bad_blocks, noting, raise_if_damaged
+from .. import buffers
+from ..codec import DEFAULT_LIMIT
 from ..config import DEFAULT_CONFIG, Config
 from ..dtypes import BY_NAME
-from ..errors import CorruptionError, TruncatedError, UnsupportedError
-from . import arrays, device as devices, engine, host
+from ..errors import UnsupportedError
+from ..quant.codec import max_encoded_bytes
+from . import arrays, containers, device as devices, encoding, host, pending
+from .pending import Pending
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ..frame import Frame
+    from ..quant import QuantizeConfig
+    from ..quant.frame import Header
     from .arrays import DeviceArray
     from .device import Device
 
-HEADER_GUESS = 1 << 14  # bytes of a frame on the device that are read back at first: most tables
+__all__ = [
+    "Pending",
+    "decode",
+    "decode_async",
+    "decode_batch",
+    "encode",
+    "encode_batch",
+    "encode_quantized",
+    "is_available",
+]
+
 _UINT8 = BY_NAME["uint8"]
 
 
@@ -130,15 +141,56 @@ def encode_batch(
     for found in views:
         dtype = found.require_dtype()
         block_log = config.block_log(dtype.spec.word_bytes)
-        sources.append(engine.Source(found.address, dtype, found.shape, block_log, 0))
+        sources.append(encoding.Source(found.address, dtype, found.shape, block_log, 0))
     made = buffers_given or [
         arrays.new(device, found.owner, _UINT8, (source.max_bytes,))
         for found, source in zip(views, sources, strict=True)
     ]
     for source, buffer in zip(sources, made, strict=True):
         source.out = _room(buffer, source.max_bytes)
-    sizes = engine.encode(device, sources, handle)
+    sizes = encoding.encode(device, sources, handle)
     return [buffer[:size] for buffer, size in zip(made, sizes, strict=True)]
+
+
+def encode_quantized(
+    array: Any, config: QuantizeConfig, *, out: Any = None, stream: Any = None
+) -> Any:
+    """Quantize an array on a GPU and encode the result as one frame there.
+
+    Parameters
+    ----------
+    array
+        As of `encode_batch`; float32, bfloat16 or float16. float64 and float8 are quantized on the
+        host, and `config.axis` "auto" is decided there.
+    config
+        How to quantize it; the bytes are those of `gpucodec.encode_quantized` on a CPU.
+    out, stream
+        As of `encode`. `gpucodec.max_encoded_size` takes the configuration.
+
+    Returns
+    -------
+    The frame, uint8[encoded_bytes] on the GPU. Waits for the stream four times: for the number of
+    exceptions, for the sizes of the parts, for their hashes, and what `encode` waits for.
+
+    Raises
+    ------
+    UnsupportedError
+        Not an array of floats, or no usable GPU.
+    ValueError
+        The axis is not one of the array, or `out` is too small.
+
+    """
+    found = arrays.view(array)
+    device = _one_device([found])
+    handle = _handle(stream, device, [found])
+    _follow(device, handle, [found])
+    if out is not None:
+        most = max_encoded_bytes(found.require_dtype(), found.shape, config)
+        _room(out, most)
+    return containers.encode(
+        *(device, found, config, out, handle),
+        encode_frames=lambda parts: encode_batch(parts, stream=handle),
+    )
 
 
 def _room(buffer: Any, n_bytes: int) -> int:
@@ -166,73 +218,11 @@ def _encode_on_host(
     return frames_made
 
 
-@dataclass
-class Pending:
-    """Arrays whose decoding is queued. Use them on the stream at once; `check` when it suits."""
-
-    arrays: list[Any]
-    frames: list[Frame]
-    _targets: list[DeviceArray]
-    _known: list[np.ndarray[Any, Any] | None]
-    """Statuses of what was decoded on the host."""
-    _queued: engine.Decoding
-
-    def _statuses(self) -> list[np.ndarray[Any, Any]]:
-        queued = iter(self._queued.statuses())
-        return [next(queued) if known is None else known for known in self._known]
-
-    def salvage(self) -> list[Salvaged]:
-        """Wait for the stream; the arrays, with zeros for bad blocks, and a list of these."""
-        found = self._statuses()
-        return [
-            Salvaged(array, bad_blocks(frame, status))
-            for array, frame, status in zip(self.arrays, self.frames, found, strict=True)
-        ]
-
-    def check(self) -> list[Any]:
-        """Wait for the stream; the arrays.
-
-        Raises
-        ------
-        CorruptionError
-            A block is damaged. All of its array is zero then.
-
-        """
-        found = self._statuses()
-        device, stream = self._queued.device, self._queued.stream
-        for status, target in zip(found, self._targets, strict=True):
-            if status.any():
-                device.clear(target.address, target.n_bytes, stream)
-        for i, (frame, status) in enumerate(zip(self.frames, found, strict=True)):
-            with noting(i if len(found) > 1 else None):
-                raise_if_damaged(frame, status)
-        return self.arrays
-
-
-def _require_size(frame: Frame, n_bytes: int) -> None:
-    if n_bytes != frame.encoded_bytes:
-        message = f"frame has {frame.encoded_bytes} bytes, but {n_bytes} are on the device"
-        raise (TruncatedError if n_bytes < frame.encoded_bytes else CorruptionError)(message)
-
-
-def _parse(device: Device, found: DeviceArray, stream: int, limit: int | None) -> Frame:
-    """Read header and table of a frame on the device back, and check them."""
-    head = np.empty(min(HEADER_GUESS, found.n_bytes), np.uint8)
-    device.download(head, found.address, stream)
-    n_bytes = frames.table_bytes(head)
-    if n_bytes > head.size:
-        head = np.empty(min(n_bytes, found.n_bytes), np.uint8)
-        device.download(head, found.address, stream)
-    parsed = frames.parse(head[:n_bytes], limit=limit, whole=False)
-    _require_size(parsed, found.n_bytes)
-    return parsed
-
-
 def decode_async(
     encoded: Iterable[Any],
     out: Sequence[Any] | None = None,
     *,
-    headers: Sequence[Frame] | None = None,
+    headers: Sequence[Frame | Header] | None = None,
     limit: int | None = DEFAULT_LIMIT,
     stream: Any = None,
 ) -> Pending:
@@ -249,7 +239,8 @@ def decode_async(
     out
         Contiguous arrays on that GPU of exactly the decoded sizes.
     headers
-        `gpucodec.frame.parse` of the frames, if they are on the device and were parsed before.
+        `gpucodec.frame.parse` of the frames, if they are on the device and were parsed before; of
+        quantized tensors `gpucodec.quant.frame.parse`.
     limit
         Refuse frames that decode to more bytes; ignored with `out`.
     stream
@@ -272,42 +263,13 @@ def decode_async(
     device = _one_device(there)
     handle = _handle(stream, device, there)
     _follow(device, handle, there)
-
-    parsed_frames, results, targets, pieces = [], [], [], []
-    known: list[np.ndarray[Any, Any] | None] = []
-    for i, (item, found, target) in enumerate(zip(items, views, wanted, strict=True)):
-        most = limit if target is None else None
-        payload: Any
-        with noting(i if len(items) > 1 else None):
-            if found is None:
-                raw = buffers.encoded(item)
-                parsed = frames.parse(raw, limit=most)
-                payload = raw[parsed.payloads :]
-            else:
-                parsed = _parse(device, found, handle, most) if headers is None else headers[i]
-                _require_size(parsed, found.n_bytes)
-                payload = found.address + parsed.payloads
-        result = target
-        if target is None:
-            result = arrays.new(device, item, parsed.dtype, parsed.shape)
-        placed = arrays.target(result, parsed.decoded_bytes)
-        if host.is_needed_to_decode(parsed):
-            known.append(host.decode(device, parsed, payload, placed.address, handle))
-        else:
-            known.append(None)
-            pieces.append(engine.Piece(parsed, payload, placed.address, 0, parsed.n_blocks))
-        parsed_frames.append(parsed)
-        results.append(result)
-        targets.append(placed)
-    queued = engine.decode(device, pieces, handle)
-    queued.kept += [items, views]
-    return Pending(results, parsed_frames, targets, known, queued)
+    return pending.queue(device, handle, items, views, wanted, headers, limit)
 
 
 def decode(frame: Any, out: Any = None, *, salvage: bool = False, **options: Any) -> Any:
     """Decode one frame and check it; options as of `decode_async`, `salvage` as of `decode`."""
-    pending = decode_async([frame], None if out is None else [out], **options)
-    return pending.salvage()[0] if salvage else pending.check()[0]
+    queued = decode_async([frame], None if out is None else [out], **options)
+    return queued.salvage()[0] if salvage else queued.check()[0]
 
 
 def decode_batch(

@@ -10,11 +10,29 @@ import numpy as np
 from ..kernels import cuda as kernels, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ..dtypes import DType
+    from .device import Device
 
+    Host = np.ndarray[Any, Any]
     Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+SCRATCH_BYTES = 256 << 20  # between the stages; what needs more goes in several launches
+ALIGNED = 16  # bytes that kernels move at a time
+
+
+def place(device: Device, data: int | Host, n_bytes: int, stream: int, kept: list[Any]) -> int:
+    """The 16-byte aligned address of the data: where it is, or of a copy."""
+    if isinstance(data, int) and data % ALIGNED == 0:
+        return data
+    memory = device.allocate(n_bytes, stream)
+    kept.append(memory)
+    if isinstance(data, int):
+        device.copy(memory.address, data, n_bytes, stream)
+    else:
+        device.upload(memory.address, data, stream)
+    return memory.address
 
 
 class Upload:
@@ -56,21 +74,27 @@ class Batch:
         *,
         n_words: int,
         block_log: int,
-        n_planes: int,
+        bits: Sequence[int],
+        flags: int = 0,
         words: int,
         frame: int,
     ) -> None:
-        """Fill in job `i`; jobs come in order. `words` and `frame` are addresses."""
+        """Fill in job `i`; jobs come in order. `words` and `frame` are addresses.
+
+        `bits` are the widths of the planes, without mask and signs.
+        """
+        if flags & spec.SPARSE:
+            bits = (spec.MASK_BITS, 1, *bits)
         n_blocks = -(-n_words >> block_log)
         job = self.jobs[i]
         job["words"], job["frame"] = words, np.int64(frame).view(np.uint64)
         job["n_words"], job["block_log"] = n_words, block_log
         job["first_block"], job["first_entry"] = self.first_block[i], self.first_entry[i]
         job["dtype_code"], job["word_bytes"] = dtype.spec.code, dtype.spec.word_bytes
-        job["transform"], job["n_planes"] = dtype.spec.transform, n_planes
-        job["bits"][: len(dtype.spec.planes)] = dtype.spec.planes
+        job["transform"], job["n_planes"], job["flags"] = dtype.spec.transform, len(bits), flags
+        job["bits"][: len(bits)] = bits
         self.first_block[i + 1] = self.first_block[i] + n_blocks
-        self.first_entry[i + 1] = self.first_entry[i] + n_blocks * n_planes
+        self.first_entry[i + 1] = self.first_entry[i] + n_blocks * len(bits)
 
     @property
     def n_blocks(self) -> int:
@@ -87,10 +111,11 @@ class Batch:
         per_block = np.repeat(self.jobs["n_planes"].astype(np.int64), np.diff(self.first_block))
         return np.concatenate([[0], np.cumsum(per_block)])
 
-    def room(self) -> int:
-        """Symbols that the largest plane of a block has, rounded up to rows."""
+    def rooms(self) -> Ints:
+        """int64[n_jobs]: symbols that a plane of a block of each job has, rounded up to rows."""
         words = np.minimum(self.jobs["n_words"], np.uint64(1) << self.jobs["block_log"])
-        return -(-int(words.max()) // spec.ROW) * spec.ROW
+        rooms: Ints = -(-words.astype(np.int64) // spec.ROW) * spec.ROW
+        return rooms
 
 
 def waves(before: Ints, most: int) -> Iterator[tuple[int, int]]:

@@ -16,7 +16,7 @@ import numpy as np
 from .. import frame as frames
 from ..codec import noting
 from ..dtypes import BY_NAME
-from ..errors import CorruptionError, TruncatedError
+from ..errors import CorruptionError
 from ..kernels.spec import HASH_OFFSET
 from ..quant import codec as quantcodec, frame as quantframe
 from ..quant.axis import decided, require_axis
@@ -121,23 +121,11 @@ class Container:
         return raw
 
 
-def parse(head: Bytes, n_bytes: int, limit: int | None) -> Header:
-    """The header of a container of `n_bytes` on a device, of which `head` was read."""
-    header = quantframe.parse(head, limit=limit, whole=False)
-    if n_bytes < header.encoded_bytes:
-        message = f"frame ends after {n_bytes} of {header.encoded_bytes} bytes"
-        raise TruncatedError(message)
-    if n_bytes != header.encoded_bytes:
-        message = f"frame has {header.encoded_bytes} bytes, but {n_bytes} were given"
-        raise CorruptionError(message)
-    return header
-
-
 @dataclass
 class Parts:
     """The frames of containers, in a row: what to decode, what it is, and where it goes."""
 
-    frames: list[Any]
+    sources: list[int | Bytes]
     parsed: list[Frame]
     outs: list[Plane]
     owners: list[int]
@@ -161,15 +149,14 @@ def parts_of(device: Device, found: Sequence[Container], stream: int, n: int) ->
                 size = parsed.decoded_bytes
                 memory = device.allocate(size, stream)
                 plane = launches.Plane(memory, parsed.dtype.numpy, parsed.shape)
-                plane.device.id = one.target.index
-                parts.frames.append(piece)
+                parts.sources.append(piece)
                 parts.parsed.append(parsed)
                 parts.outs.append(plane)
                 parts.owners.append(owner)
     return parts
 
 
-def _checked(one: Container, tables: Iterator[Bytes]) -> Iterator[tuple[Part, Any, Frame]]:
+def _checked(one: Container, tables: Iterator[Bytes]) -> Iterator[tuple[Part, int | Bytes, Frame]]:
     if not isinstance(one.source, int):
         yield from quantcodec.checked_parts(one.source, one.header)
         return
@@ -179,10 +166,7 @@ def _checked(one: Container, tables: Iterator[Bytes]) -> Iterator[tuple[Part, An
         part.check(table)
         parsed = frames.parse(table[: frames.table_bytes(table)], whole=False)
         quantcodec.check_part(part, parsed, prod(one.header.shape), n_exceptions)
-        memory = launches.Address(one.source + part.start)
-        plane = launches.Plane(memory, np.dtype(np.uint8), (part.stop - part.start,))
-        plane.device.id = one.target.index
-        yield part, plane, parsed
+        yield part, one.source + part.start, parsed
 
 
 def dequantize(

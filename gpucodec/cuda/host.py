@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the CUDA kernels do not know is done on the host, on copies: palettes, models, zeros, LZ.
+"""What the CUDA kernels do not know is done on the host, on copies: LZ, and encoders' models.
 
 So that an array on a GPU has the frame that it has on the CPU, whatever the configuration.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from .. import threads as pool
 from ..config import PLAIN, Config, TensorConfig
 from ..kernels import cuda as kernels, spec
+from . import models
 
 if TYPE_CHECKING:
     from ..buffers import Bytes
@@ -29,8 +30,11 @@ def is_needed_to_encode(config: Config) -> bool:
 
 
 def is_needed_to_decode(frame: Frame) -> bool:
-    """Whether the frame has what only the CPU can read."""
-    return bool(frame.flags & ~spec.STORED or frame.used & ~_CODERS)
+    """Whether the frame has what only the CPU can read; errors as of `predicted.parse`."""
+    used = frame.used
+    if frame.flags & spec.PREDICTED:
+        used |= models.section(frame).offsets.used
+    return used & ~_CODERS != 0
 
 
 def encode(device: Device, array: DeviceArray, config: Config, stream: int) -> Bytes:

@@ -31,13 +31,6 @@ _FOUND = np.dtype([("n_exceptions", "<u8"), ("tensor_scale", "<f4"), ("wrong", "
 
 
 @dataclass
-class Address:
-    """Memory of somebody else."""
-
-    address: int
-
-
-@dataclass
 class Plane:
     """One of the arrays of a quantized tensor, or a frame: as all libraries know arrays."""
 

@@ -176,7 +176,10 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
 
         async def one(info: dict[str, Any]) -> dict[str, Any]:
             try:
-                return logical(info, await self._indexes.of(info))
+                try:
+                    return logical(info, await self._indexes.of(info))
+                except GpucodecError:  # or the listing is older than the file
+                    return logical(*await self._indexes.load(info["name"]))
             except (GpucodecError, OSError):
                 return info
 

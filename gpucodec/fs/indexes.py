@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
+from fsspec.implementations.local import LocalFileSystem
+
 from ..errors import GpucodecError
+from .locks import between_appends
 from .section import read_index
 
 if TYPE_CHECKING:
@@ -44,10 +49,18 @@ class Indexes:
         try:
             return info, await self.of(info)
         except GpucodecError:
-            again = await self.changed(path, info)
-            if again is None:
-                raise
-            return again, await self.of(again)
+            with await asyncio.to_thread(self._quiet, path):
+                again = await self.changed(path, info)
+                if again is None:
+                    raise
+                return again, await self.of(again)
+
+    def _quiet(self, path: str) -> ExitStack:
+        """Waits until nobody appends to a local file, and keeps it so until it is left."""
+        stack = ExitStack()
+        if isinstance(self._fs, LocalFileSystem):
+            stack.enter_context(between_appends(path))
+        return stack
 
     async def changed(self, path: str, info: dict[str, Any]) -> dict[str, Any] | None:
         """What there is to say of a file now, if `info` came from a listing older than it."""

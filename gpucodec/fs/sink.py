@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..durable import sync
+from .locks import lock_to_append
 
 if TYPE_CHECKING:
     from ..buffers import Bytes
@@ -102,6 +103,7 @@ class AppendSink:
         data = self.spool.read()
         self.spool.close()
         with open(self.path, "ab", buffering=0) as file:  # noqa: PTH123 - a path of fsspec's
+            lock_to_append(file.fileno())
             start = file.seek(0, os.SEEK_END)
             try:
                 written = file.write(data)

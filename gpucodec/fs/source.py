@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from fsspec.asyn import sync
 
+from ..errors import GpucodecError
 from .indexes import load_now
+from .locks import between_appends
 from .reading import Request, fill
 
 if TYPE_CHECKING:
@@ -50,16 +52,27 @@ class Source:
             info = fs.fs.info(path)
             if info["type"] == "file" and fs._local and hasattr(os, "preadv"):
                 self._descriptor = os.open(path, os.O_RDONLY)
-                info["size"] = os.fstat(self._descriptor).st_size
             try:
-                known = info["type"] == "file" and info["size"] is not None
-                self.index = load_now(info["size"], self._read) if known else None
+                self.index = self._load(info)
             except BaseException:
                 self.close()
                 raise
         if info["type"] == "directory":
             raise IsADirectoryError(path)
         self.info = logical(info, self.index)
+
+    def _load(self, info: dict[str, Any]) -> Index | None:
+        """The index of a file whose bytes come at once."""
+        if self._descriptor < 0:
+            known = info["type"] == "file" and info["size"] is not None
+            return load_now(info["size"], self._read) if known else None
+        try:
+            info["size"] = os.fstat(self._descriptor).st_size
+            return load_now(info["size"], self._read)
+        except GpucodecError:
+            with between_appends(self._path):
+                info["size"] = os.fstat(self._descriptor).st_size
+                return load_now(info["size"], self._read)
 
     def _read(self, start: int, stop: int) -> Any:
         """Bytes of the file as it is stored."""

@@ -72,6 +72,10 @@ def encode_quantized(array: Any, config: QuantizeConfig, *, threads: int | None 
         As `quantize`.
 
     """
+    if buffers.is_on_gpu(array):
+        from .. import cuda
+
+        return cuda.encode_quantized(array, config)  # type: ignore[no-any-return]
     return write(quantize(array, config, threads=threads), threads=threads)
 
 
