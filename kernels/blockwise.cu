@@ -37,7 +37,7 @@ DEVICE u64 blocks_of_row(const QuantJob& job) {
 DEVICE u32 lanes_of_block(u32 block_log) { return at_most((1u << block_log) / UNIT, WARP); }
 DEVICE u32 turns_of_block(u32 block_log) { return (1u << block_log) / UNIT / lanes_of_block(block_log); }
 
-struct Place {   // of a lane in a tensor
+struct QuantPlace {   // of a lane in a tensor
     u64 block;   // its number in the tensor
     u64 first;   // the number of the block's first element
     u64 codes;   // where the block's codes start, in bytes
@@ -51,10 +51,10 @@ struct Place {   // of a lane in a tensor
 };
 
 template <bool NIBBLES>
-DEVICE Place place_of(const QuantJob& job, u64 chunk) {
+DEVICE QuantPlace place_of(const QuantJob& job, u64 chunk) {
     u32 n_lanes = lanes_of_block(job.block_log), size = 1u << job.block_log;
     u64 n_blocks = blocks_of_row(job), row = job.row, r = 0;
-    Place place;
+    QuantPlace place;
     place.lane = lane_index() % n_lanes;
     place.stride = WARP * UNIT;
     place.block = chunk * (WARP / n_lanes) + lane_index() / n_lanes;

@@ -63,7 +63,7 @@ DEVICE void dequantize_rows(const QuantJob* jobs, u64 n_jobs, u64 n_chunks, floa
     u64 chunk = block_index() * QUANT_WARPS + warp_index();
     if (chunk >= n_chunks) return;
     const QuantJob& job = jobs[job_of(n_jobs, chunk, [=](u64 i) { return jobs[i].first_chunk; })];
-    Place place = place_of<NIBBLES>(job, chunk - job.first_chunk);
+    QuantPlace place = place_of<NIBBLES>(job, chunk - job.first_chunk);
     if (place.n == 0) return;
     u32 dtype = job.dtype, n_turns = turns_of_block(job.block_log), low = 0;
     const u8* codes = job.codes + place.codes;

@@ -83,7 +83,7 @@ KERNEL gather_exceptions(const QuantJob* job, const u64* starts, u64 n_chunks, u
     sync_block();
     for (u32 i = warp_index(); i < GROUP; i += LIST_WARPS) {
         if (!any[i]) continue;
-        Place place = place_of<false>(*job, group + i);
+        QuantPlace place = place_of<false>(*job, group + i);
         const u16* flags = job->flags + (group + i) * n_turns * WARP + lane_index();
         u64 next = starts[block_index()] + begin[i];
         for (u32 turn = 0; turn < n_turns; turn++) {

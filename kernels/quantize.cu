@@ -70,7 +70,7 @@ DEVICE void quantize_rows(const QuantJob* jobs, u64 n_jobs, u64 n_chunks, float*
     const u8* values = job.values;
     u8* codes = job.codes;
     u32 dtype = job.dtype, normal = smallest_normal(dtype), n_turns = turns_of_block(job.block_log);
-    Place place = place_of<is_nibble(ELEMENT)>(job, chunk);
+    QuantPlace place = place_of<is_nibble(ELEMENT)>(job, chunk);
 
     float x[UNIT];
     Extremes found;

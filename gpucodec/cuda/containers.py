@@ -164,7 +164,7 @@ def _checked(one: Container, tables: Iterator[Bytes]) -> Iterator[tuple[Part, in
     for part in one.header.parts:
         table = next(tables)
         part.check(table)
-        parsed = frames.parse(table[: frames.table_bytes(table)], whole=False)
+        parsed = frames.parse(table, n_bytes=part.stop - part.start)
         quantcodec.check_part(part, parsed, prod(one.header.shape), n_exceptions)
         yield part, one.source + part.start, parsed
 

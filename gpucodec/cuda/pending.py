@@ -155,13 +155,9 @@ def _require_size(parsed: Frame | Header, n_bytes: int) -> None:
 
 def _parse(head: Bytes, n_bytes: int, limit: int | None) -> Frame | Header:
     """Check header and table of a frame of `n_bytes` on a device, of which `head` was read."""
-    parsed: Frame | Header
     if is_quantized(head):
-        parsed = quantframe.parse(head, limit=limit, whole=False)
-    else:
-        parsed = frames.parse(head[: frames.table_bytes(head)], limit=limit, whole=False)
-    _require_size(parsed, n_bytes)
-    return parsed
+        return quantframe.parse(head, limit=limit, n_bytes=n_bytes)
+    return frames.parse(head, limit=limit, n_bytes=n_bytes)
 
 
 def queue(
@@ -192,8 +188,9 @@ def queue(
                 parsed = parse(raw, limit=most)
             else:
                 sources.append(view.address)
-                parsed = _parse(next(found), view.n_bytes, most) if not headers else headers[i]
-                _require_size(parsed, view.n_bytes)
+                if headers:
+                    _require_size(headers[i], view.n_bytes)
+                parsed = headers[i] if headers else _parse(next(found), view.n_bytes, most)
         result = target
         if target is None:
             result = arrays.new(device, item, parsed.dtype, parsed.shape)

@@ -148,7 +148,9 @@ def prefix_bytes(n_dims: int) -> int:
 
 
 
-def parse(raw: Bytes, *, limit: int | None = None, whole: bool = True) -> Header:
+def parse(
+    raw: Bytes, *, limit: int | None = None, whole: bool = True, n_bytes: int | None = None
+) -> Header:
     """Read and check a container's header.
 
     Parameters
@@ -158,6 +160,9 @@ def parse(raw: Bytes, *, limit: int | None = None, whole: bool = True) -> Header
         frames are not looked at, which is left to `Part.check`.
     limit
         The most decoded bytes to accept.
+    n_bytes
+        Of the container, if it is elsewhere and `raw` has only the first `prefix_bytes`. Its
+        frames are not looked at then, either.
 
     Raises
     ------
@@ -188,11 +193,12 @@ def parse(raw: Bytes, *, limit: int | None = None, whole: bool = True) -> Header
     if start > encoded:
         message = f"header of {start} bytes is longer than the frame of {encoded}"
         raise CorruptionError(message)
-    if raw.size < (encoded if whole else start):
-        message = f"frame ends after {raw.size} of {encoded} bytes"
+    given = raw.size if n_bytes is None else n_bytes
+    if given < (encoded if whole else start):
+        message = f"frame ends after {given} of {encoded} bytes"
         raise TruncatedError(message)
-    if whole and raw.size != encoded:
-        message = f"frame has {encoded} bytes, but {raw.size} were given"
+    if whole and given != encoded:
+        message = f"frame has {encoded} bytes, but {given} were given"
         raise CorruptionError(message)
     computed = frames.table_hash(raw[:start])
     if digest != computed:
@@ -222,7 +228,7 @@ def parse(raw: Bytes, *, limit: int | None = None, whole: bool = True) -> Header
         message = f"a frame of {config.format} has {len(expected)} parts, the header says {n_parts}"
         raise CorruptionError(message)
     parts = _locate(raw, expected, len(shape), encoded)
-    if whole:
+    if whole and n_bytes is None:
         for part in parts:
             part.check(raw[part.start : part.stop])
     tensor_scale = numbers[10]
