@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from .spec import (
     ROW,
     prelude,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
@@ -45,7 +48,7 @@ MODULES: Final = {
     },
 }
 """Which ``.cu`` files each module is made of, in order."""
-_GENERATED: Final = {
+_GENERATED: Final[dict[str, Callable[[], str]]] = {
     "quantprelude": quantprelude.prelude,
     **{
         f"entry_points {name}": partial(quantprelude.entry_points, name)

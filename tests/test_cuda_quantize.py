@@ -156,7 +156,10 @@ def test_arrays_without_rows(shape, device):
     array = np.ones(shape, np.float32)
     for name in ("int8", "nvfp4"):
         frame = gpucodec.encode_quantized(device.put(array), QuantizeConfig(name))
-        assert frame.numpy().tobytes() == gpucodec.encode_quantized(array, QuantizeConfig(name)).tobytes()
+        assert (
+            frame.numpy().tobytes()
+            == gpucodec.encode_quantized(array, QuantizeConfig(name)).tobytes()
+        )
         assert gpucodec.decode(frame).numpy().tobytes() == gpucodec.decode(frame.numpy()).tobytes()
 
 
@@ -246,7 +249,9 @@ def test_output_buffers_and_streams(device):
         assert target.numpy().tobytes() == gpucodec.decode(frame.numpy()).tobytes()
     assert device.streams == {33}
     with pytest.raises(ValueError, match="the frame may take"):
-        gpucodec.cuda.encode_quantized(device.put(array), config, out=device.put(np.zeros(99, "u1")))
+        gpucodec.cuda.encode_quantized(
+            device.put(array), config, out=device.put(np.zeros(99, "u1"))
+        )
     with pytest.raises(gpucodec.UnsupportedError, match="not a float"):
         gpucodec.encode_quantized(device.put(np.zeros(9, np.int32)), config)
     with pytest.raises(ValueError, match="axis 1 is out of range"):

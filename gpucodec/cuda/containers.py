@@ -16,7 +16,6 @@ import numpy as np
 from .. import frame as frames
 from ..codec import noting
 from ..dtypes import BY_NAME
-from ..errors import CorruptionError
 from ..kernels.spec import HASH_OFFSET
 from ..quant import codec as quantcodec, frame as quantframe
 from ..quant.axis import decided, require_axis
@@ -28,9 +27,10 @@ if TYPE_CHECKING:
 
     from ..buffers import Bytes
     from ..codec import BadBlock
+    from ..errors import CorruptionError
     from ..frame import Frame
     from ..quant import QuantizeConfig
-    from ..quant.frame import Header, Part
+    from ..quant.frame import Header
     from .arrays import DeviceArray
     from .device import Device
     from .quantize import Dequantizing, Plane
@@ -145,7 +145,7 @@ def parts_of(device: Device, found: Sequence[Container], stream: int, n: int) ->
     parts = Parts([], [], [], [])
     for owner, one in enumerate(found):
         with noting(one.number if n > 1 else None):
-            for part, piece, parsed in _checked(one, tables):
+            for piece, parsed in _checked(one, tables):
                 size = parsed.decoded_bytes
                 memory = device.allocate(size, stream)
                 plane = launches.Plane(memory, parsed.dtype.numpy, parsed.shape)
@@ -156,9 +156,10 @@ def parts_of(device: Device, found: Sequence[Container], stream: int, n: int) ->
     return parts
 
 
-def _checked(one: Container, tables: Iterator[Bytes]) -> Iterator[tuple[Part, int | Bytes, Frame]]:
+def _checked(one: Container, tables: Iterator[Bytes]) -> Iterator[tuple[int | Bytes, Frame]]:
     if not isinstance(one.source, int):
-        yield from quantcodec.checked_parts(one.source, one.header)
+        for _, piece, parsed in quantcodec.checked_parts(one.source, one.header):
+            yield piece, parsed
         return
     n_exceptions: dict[str, int] = {}
     for part in one.header.parts:
@@ -166,7 +167,7 @@ def _checked(one: Container, tables: Iterator[Bytes]) -> Iterator[tuple[Part, in
         part.check(table)
         parsed = frames.parse(table, n_bytes=part.stop - part.start)
         quantcodec.check_part(part, parsed, prod(one.header.shape), n_exceptions)
-        yield part, one.source + part.start, parsed
+        yield one.source + part.start, parsed
 
 
 def dequantize(

@@ -161,7 +161,10 @@ def quantize(
     tensor = Tensor(config, dtype, shape, {})
     layout, kept = tensor.layout, tensor.kept
     kind = BY_NAME[spec.SCALE_DTYPES[config.scale_code]].numpy
-    parts = {"codes": (np.dtype(np.uint8), layout.codes_shape), "scales": (kind, layout.scales_shape)}
+    parts = {
+        "codes": (np.dtype(np.uint8), layout.codes_shape),
+        "scales": (kind, layout.scales_shape),
+    }
     if config.spec.has_offsets:
         parts["offsets"] = parts["scales"]
     for name, (part_type, part_shape) in parts.items():
@@ -198,9 +201,7 @@ def quantize(
         found = device.allocate(8 * n_blocks, stream)
         kept.append(found)
         launch("measure_values", n_blocks, told.address, found.address)
-        launch(
-            *("settle_extent", 1, told.address, found.address, n_blocks), n_threads=kernels.WARP
-        )
+        launch(*("settle_extent", 1, told.address, found.address, n_blocks), n_threads=kernels.WARP)
     n_blocks = -(-n_chunks // kernels.WARPS)
     launch(kernels.kernel("quantize", config.spec), n_blocks, told.address, 1, n_chunks)
     launch("sum_counts", n_groups, counts.address, n_chunks, sums.address)
@@ -219,9 +220,7 @@ def quantize(
         kept.append(positions)
         lists = (told.address, sums.address, n_chunks, positions.address, values)
         launch("gather_exceptions", n_groups, *lists)
-        launch(
-            "store_steps", -(-n // kernels.THREADS), positions.address, n, int(wide), steps
-        )
+        launch("store_steps", -(-n // kernels.THREADS), positions.address, n, int(wide), steps)
     return tensor
 
 
@@ -271,7 +270,9 @@ def dequantize(
         firsts = np.cumsum([0, *(tensors[i].n_chunks for i in numbers)])
         if not numbers:
             continue
-        jobs = [tensors[i].job(places[i], int(first)) for i, first in zip(numbers, firsts, strict=False)]
+        jobs = [
+            tensors[i].job(places[i], int(first)) for i, first in zip(numbers, firsts, strict=False)
+        ]
         groups.append((numbers, upload.add(np.array(jobs, kernels.JOB)), int(firsts[-1])))
     if not groups:
         return queued

@@ -147,7 +147,6 @@ def prefix_bytes(n_dims: int) -> int:
     return _start(n_dims, spec.MAX_PARTS)
 
 
-
 def parse(
     raw: Bytes, *, limit: int | None = None, whole: bool = True, n_bytes: int | None = None
 ) -> Header:
