@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-def _available() -> int:
+def available() -> int:
+    """CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -26,7 +27,7 @@ class _Pool:
     """The executor, made on first use and again in a forked child, where threads are gone."""
 
     def __init__(self) -> None:
-        self.limit = int(os.environ.get("GPUCODEC_THREADS", "0")) or _available()
+        self.limit = int(os.environ.get("GPUCODEC_THREADS", "0")) or available()
         self.reset()
 
     def reset(self) -> None:

@@ -3,6 +3,8 @@
 //
 // They decide bytes, so each number here is one that choose.py computes, whatever lane computes it.
 
+constexpr u32 ENCODE_WARPS = 4;  // of a block that encodes planes
+
 struct Choice {  // shared memory of a warp
     u32 counts[256];
     Symbols tables[2];  // of rans8 and rans12

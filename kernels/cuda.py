@@ -46,6 +46,10 @@ MODULES: Final = {
         f"quantize_{name.lower()}": (*_QUANTIZED, "quantize", "dequantize", f"entry_points {name}")
         for name in quantprelude.ELEMENTS
     },
+    "encode_full": (
+        *("entries", "checksum", "planes", "rans", "choose"),
+        *("palette", "profiles", "sparse", "predictor", "encode_full"),
+    ),
 }
 """Which ``.cu`` files each module is made of, in order."""
 _GENERATED: Final[dict[str, Callable[[], str]]] = {
@@ -97,7 +101,8 @@ def kernels(module: str) -> dict[str, tuple[str, ...]]:
 JOB: Final = np.dtype(
     [
         *((name, "<u8") for name in ("words", "frame", "n_words", "first_block", "first_entry")),
-        *((name, "<u8") for name in ("shape", "model", "n_rows", "first_word")),
+        *((name, "<u8") for name in ("first_slot", "shape", "section", "section_bytes")),
+        *((name, "<u8") for name in ("model", "n_rows", "first_word")),
         *((name, "<u4") for name in ("n_dims", "dtype_code", "block_log", "word_bytes")),
         *((name, "<u4") for name in ("transform", "n_planes", "flags", "n_columns")),
         *((name, "<u4") for name in ("tile_rows", "rank")),
@@ -111,6 +116,8 @@ GATHER_THREADS: Final = 128
 MERGE_THREADS: Final = 256
 MASK_WARPS: Final = 8
 ENCODE_WARPS: Final = 4
+WAYS_THREADS: Final = 128
+SAMPLE_THREADS: Final = 64
 SPLIT_THREADS: Final = 256
 PLACE_THREADS: Final = 128
 SCAN_WARPS: Final = 8

@@ -29,9 +29,11 @@ DOCUMENTS = (
     *(
         "docs/quantize.md",
         "docs/filesystem.md",
+        "docs/scale.md",
         "docs/lz.md",
         "docs/zarr.md",
         "docs/checkpoints.md",
+        "docs/model.md",
         "docs/activations.md",
     ),
 )
@@ -49,7 +51,9 @@ HEAVY = (
 )
 ALLOWED_IN_KERNELS = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite", "cupy"}
 # Adapters may use the core; the core may not know them.
-ADAPTERS = {"activations", "checkpoint", "numcodecs", "zarr", "cli", "demo", "fs", "__main__"}
+ADAPTERS = {
+    *("activations", "checkpoint", "numcodecs", "zarr", "cli", "demo", "fs", "model", "__main__"),
+}
 
 
 def relative(path):

@@ -18,6 +18,7 @@ from ..kernels import quantspec, spec
 from ..threads import set_threads
 from .checkpoints import checkpoint
 from .errors import INTERRUPTED, CommandError, DamagedError
+from .models import model
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 PATH = click.Path(path_type=Path)
@@ -48,6 +49,32 @@ profile_option = click.option(
     show_default=True,
     help="The smallest, the fastest to decode, or nearly the smallest.",
 )
+quantize_option = click.option(
+    "--quantize",
+    type=click.Choice(tuple(quantspec.BY_NAME)),
+    help="LOSSY: quantize matrices of floats in this format.",
+)
+bound_option = click.option(
+    "--bound",
+    metavar="KIND=VALUE",
+    help="With --quantize: how far a value may be off, such as rel=0.01, abs=1e-3 or range=1e-4; "
+    "what would be further off is kept exactly.",
+)
+
+
+def cluster_options(command: Any) -> Any:
+    """Where the units of a store are worked on, and how the report is printed."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout."),
+        click.option(
+            "--workers", type=click.IntRange(1), help="Processes of a local Dask cluster."
+        ),
+        click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster: tcp://HOST:8786."),
+    ):
+        command = option(command)
+    return command
+
+
 force = click.option(
     "--force", is_flag=True, help="Replace DST if it exists, once the new one is complete."
 )
@@ -86,17 +113,8 @@ def _terminate_cleanly() -> None:
     "--check", is_flag=True, help="Read DST back and compare every bit before it appears."
 )
 @profile_option
-@click.option(
-    "--quantize",
-    type=click.Choice(tuple(quantspec.BY_NAME)),
-    help="LOSSY: quantize matrices of floats in this format.",
-)
-@click.option(
-    "--bound",
-    metavar="KIND=VALUE",
-    help="With --quantize: how far a value may be off, such as rel=0.01, abs=1e-3 or range=1e-4; "
-    "what would be further off is kept exactly.",
-)
+@quantize_option
+@bound_option
 @force
 def compress(
     src: Path,
@@ -115,13 +133,11 @@ def compress(
     from . import files, lossy, stores
     from .console import say
 
-    if bound and not quantize:
-        raise CommandError("--bound is for --quantize FORMAT; without it nothing is lossy")
+    config = _quantization(quantize, bound)
     if check and quantize:
         raise CommandError("--check compares bits, which --quantize changes; verify checks DST")
     started = time.perf_counter()
     contents = files.read(src)
-    config = lossy.config_of(quantize, bound) if quantize else None
     if contents.kind == "zarr":
         if config is not None:
             raise CommandError(f"--quantize takes a file; {src} is a zarr store")
@@ -133,6 +149,14 @@ def compress(
             say(sentence)
     n_bytes = contents.nbytes
     _report(src, n_bytes, dst, stores.open_store(dst).stored_bytes, n_bytes, started)
+
+
+def _quantization(quantize: str | None, bound: str | None) -> Any:
+    from . import lossy
+
+    if bound and not quantize:
+        raise CommandError("--bound is for --quantize FORMAT; without it nothing is lossy")
+    return lossy.config_of(quantize, bound) if quantize else None
 
 
 def _write(
@@ -223,29 +247,84 @@ def inspect(path: Path) -> None:
 
 
 @main.command()
-@click.argument("path", type=PATH)
-def verify(path: Path) -> None:
+@click.argument("src")
+@click.argument("dst")
+@click.option(
+    "--codec",
+    type=click.Choice(CODEC_NAMES),
+    default="gpucodec",
+    show_default=True,
+    help="How DST is compressed.",
+)
+@profile_option
+@quantize_option
+@bound_option
+@cluster_options
+@click.option("--force", is_flag=True, help="Remove what is at DST, and begin anew.")
+def recompress(
+    src: str,
+    dst: str,
+    *,
+    codec: str,
+    profile: str,
+    quantize: str | None,
+    bound: str | None,
+    scheduler: str | None,
+    workers: int | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Copy a zarr store SRC of any size to DST with another codec, on a Dask cluster.
+
+    SRC and DST are paths or URLs of fsspec. Every chunk is read back and compared. What an earlier run
+    did is not done again; DST becomes a store when all chunks are there. Needs
+    pip install 'gpucodec[dask]'.
+    """
+    from . import lossy
+    from .scale import run
+
+    if quantize and codec != "gpucodec":
+        raise CommandError(f"--quantize FORMAT goes with --codec gpucodec, not {codec}")
+    config = _quantization(quantize, bound)
+    if config is not None and not as_json:
+        click.echo(f"LOSSY: {lossy.describe(config)}")
+    report = run.recompress(
+        src, dst, codec, profile, config, scheduler=scheduler, workers=workers, force=force
+    )
+    _tell(report, as_json)
+
+
+@main.command()
+@click.argument("path")
+@cluster_options
+def verify(path: str, *, scheduler: str | None, workers: int | None, as_json: bool) -> None:
     """Decode everything in a store, a frame or a compressed file, check every hash, keep nothing.
 
-    The exit code is 1 if anything is damaged or missing.
+    PATH may be a URL of fsspec. A store is decoded here, or with --scheduler or --workers on a Dask
+    cluster. The exit code is 1 if anything is damaged or missing.
     """
-    from . import check, stores
-    from .console import progress, ready, say
+    from . import check
+    from .console import ready, say
+    from .scale import run
 
-    ready()
-    if path.is_file() and path.suffix != ".zip":
+    if check.is_file(path):
+        ready()
         check.frame(path)
         say(f"{path}: sound")
         return
-    opened = stores.open_store(path)
-    with progress(f"verify {path.name}", opened.decoded_bytes) as done:
-        findings = list(check.store(opened, done))
-    for finding in findings:
-        click.echo(f"error: {finding}", err=True)
-    if findings:
-        raise DamagedError(f"{path}: {len(findings)} chunks are damaged or missing")
-    n_chunks = sum(len(stores.chunk_keys(array)) for array in opened.arrays.values())
-    say(f"{path}: sound, {len(opened.arrays)} arrays, {n_chunks} chunks")
+    if scheduler is None and workers is None:
+        ready()
+    _tell(run.verify(path, scheduler, workers), as_json)
+
+
+def _tell(report: Any, as_json: bool) -> None:
+    if as_json:
+        click.echo(report.to_json())
+    else:
+        report.show()
+    if report.failed:
+        where = report.target or report.source
+        raise DamagedError(f"{where}: {report.failed} chunks are damaged or missing")
 
 
 @main.command()
@@ -296,6 +375,7 @@ def mount(url: str, folder: Path, *, read_only: bool) -> None:
 
 
 main.add_command(checkpoint)
+main.add_command(model)
 
 
 def _report(src: Path, before: int, dst: Path, after: int, decoded: int, started: float) -> None:

@@ -4,73 +4,78 @@
 from __future__ import annotations
 
 import mmap
-from typing import TYPE_CHECKING
-
-import numpy as np
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..codec import verify
 from ..kernels import spec
-from .errors import DamagedError
-from .tensors import as_bytes, regions
+from .errors import CommandError, DamagedError
+from .tensors import as_bytes, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from ..buffers import Bytes
-    from .stores import Store
     from .tensors import Contents
 
 
-def frame(path: Path) -> None:
+def is_file(path: str) -> bool:
+    """Whether this is one file, not a store."""
+    if not is_url(path):
+        return Path(path).is_file() and not path.endswith(".zip")
+    fs, name = _opened(path)
+    return bool(fs.isfile(name)) and not path.endswith(".zip")
+
+
+def frame(path: str) -> None:
     """Verify a file that is one frame, or one that the filesystem wrote. Raises GpucodecError."""
-    with path.open("rb") as file:
-        if not file.seek(0, 2):
+    if is_url(path):
+        fs, name = _opened(path)
+        size = fs.size(name)
+        _verify(size, lambda start, stop: fs.cat_file(name, start=start, end=stop))
+        return
+    with Path(path).open("rb") as file:
+        size = file.seek(0, 2)
+        if not size:
             verify(b"")
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    raw = np.frombuffer(mapped, np.uint8)
-    magic = spec.FILE_MAGIC, spec.FOOTER_MAGIC
-    if magic[0] == raw[: len(magic[0])].tobytes() or magic[1] == raw[-len(magic[1]) :].tobytes():
-        sections(raw)
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    _verify(size, lambda start, stop: mapped[start:stop])
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        found: tuple[Any, str] = fsspec.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise CommandError(f"{url}: {error}") from error
+    return found
+
+
+def _verify(size: int, fetch: Callable[[int, int], Any]) -> None:
+    begin = bytes(fetch(0, len(spec.FILE_MAGIC)))
+    end = bytes(fetch(max(0, size - len(spec.FOOTER_MAGIC)), size))
+    if begin == spec.FILE_MAGIC or end == spec.FOOTER_MAGIC:
+        _sections(size, fetch)
     else:
-        verify(raw)
+        verify(fetch(0, size))
 
 
-def sections(raw: Bytes) -> None:
+def _sections(size: int, fetch: Callable[[int, int], Any]) -> None:
     """Verify all of a file that the filesystem wrote. Raises GpucodecError."""
     from ..fs.indexes import load_now
 
-    index = load_now(raw.size, lambda start, stop: raw[start:stop].tobytes())
+    index = load_now(size, lambda start, stop: bytes(fetch(start, stop)))
     if index is None:
         raise DamagedError("the file ends like gpucodec's, but begins otherwise")
     for begin in index.begins:
-        magic = raw[begin : begin + len(spec.FILE_MAGIC)].tobytes()
+        magic = bytes(fetch(begin, begin + len(spec.FILE_MAGIC)))
         if magic != spec.FILE_MAGIC:
             raise DamagedError(f"the section at byte {begin} begins with {magic.hex(' ')}")
     for number, (start, head) in enumerate(zip(index.starts, index.heads, strict=True)):
-        whole = raw[start : start + index.frame(number).encoded_bytes]
-        if whole[: len(head)].tobytes() != head:
+        whole = fetch(int(start), int(start) + index.frame(number).encoded_bytes)
+        if bytes(whole[: len(head)]) != head:
             raise DamagedError(f"frame {number}, at byte {start}, is not the one of the index")
         verify(whole)
-
-
-def store(opened: Store, done: Callable[[int], None]) -> Iterator[str]:
-    """Yield a sentence for each chunk (or shard) that is missing or does not decode."""
-    from .stores import chunk_keys
-
-    for path, array in opened.arrays.items():
-        missing = set(opened.missing(array))
-        boxes = regions(array.shape, array.shards or array.chunks, array.dtype.itemsize, 1)
-        for key, region in zip(chunk_keys(array), boxes, strict=True):
-            if key in missing:
-                yield f"{key} is missing"
-                continue
-            try:
-                values = array[region]
-            except Exception as error:  # noqa: BLE001 - each codec has its own
-                yield f"{key}, {_words(region)} of {path or 'the array'}: {error}"
-            else:
-                done(getattr(values, "nbytes", 0))
 
 
 def same(contents: Contents, other: Contents) -> Iterator[str]:
@@ -86,7 +91,3 @@ def same(contents: Contents, other: Contents) -> Iterator[str]:
             if not (as_bytes(piece) == as_bytes(copy)).all():
                 yield f"{tensor.name} differs in rows {rows.start} to {rows.stop}"
                 break
-
-
-def _words(region: tuple[slice, ...]) -> str:
-    return "[" + ", ".join(f"{part.start}:{part.stop}" for part in region) + "]"

@@ -54,7 +54,7 @@ def reason_to_keep(tensor: Tensor, config: QuantizeConfig) -> str:
     """
     try:
         quantizable = is_float(from_numpy(tensor.dtype))
-    except UnsupportedError:
+    except (UnsupportedError, TypeError):  # complex numbers, strings
         quantizable = False
     if not quantizable:
         return "not of floats"

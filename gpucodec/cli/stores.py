@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +18,14 @@ from ..checkpoint.grid import chunk_shape
 from ..checkpoint.names import array_paths
 from ..views import carrier
 from ..zarr import QuantizeCodec, TensorCodec, enable
+from ..zarr._compat import sync
 from . import layout, lossy
 from .errors import CommandError, DamagedError
 from .output import interrupts_held
-from .tensors import Contents, Tensor
+from .tensors import Contents, Tensor, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from ..quant import QuantizeConfig
     from .tensors import Array
@@ -36,12 +37,20 @@ CODECS = ("gpucodec", "zstd", "blosc", "gzip", "none")
 class Store:
     """An opened store: its root and the arrays in it by path ("" for an array at the root)."""
 
-    path: Path
+    path: Path | str
     root: zarr.Group | zarr.Array[Any]
     arrays: dict[str, zarr.Array[Any]]
     groups: dict[str, zarr.Group]
-    keys: frozenset[str]
     note: dict[str, Any] | None
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """All keys of the store, listed when somebody asks."""
+
+        async def ask() -> frozenset[str]:
+            return frozenset([key async for key in self.root.store.list_prefix("")])
+
+        return sync(ask())
 
     def missing(self, array: zarr.Array[Any]) -> list[str]:
         """Keys of chunks (or shards) that should be there and are not."""
@@ -52,7 +61,7 @@ class Store:
     def fetch(self, key: str, n_bytes: int | None = None) -> bytes:
         """A value of the store, or its first `n_bytes`."""
         part = None if n_bytes is None else RangeByteRequest(0, n_bytes)
-        got = asyncio.run(self.root.store.get(key, default_buffer_prototype(), part))
+        got = sync(self.root.store.get(key, default_buffer_prototype(), part))
         if got is None:
             raise DamagedError(f"{self.path}: {key} is missing")
         return got.to_bytes()
@@ -63,7 +72,13 @@ class Store:
         async def ask() -> list[int]:
             return [await self.root.store.getsize(key) for key in keys]
 
-        return asyncio.run(ask())
+        return sync(ask())
+
+    @property
+    def is_consolidated(self) -> bool:
+        """Whether the root has a copy of all metadata."""
+        metadata = self.root.metadata
+        return getattr(metadata, "consolidated_metadata", None) is not None
 
     @property
     def decoded_bytes(self) -> int:
@@ -76,8 +91,29 @@ class Store:
         return sum(self.sizes(self.keys))
 
 
-def open_store(path: Path) -> Store:
+def store_at(path: Path | str) -> Any:
+    """zarr's store at a path or any URL of fsspec, as zarr itself would choose it.
+
+    Raises
+    ------
+    CommandError
+        There is no such path, or fsspec cannot open the URL.
+
+    """
+    if not is_url(path):
+        if not Path(path).exists():
+            raise CommandError(f"{path} does not exist")
+        return path
+    try:
+        return zarr.storage.FsspecStore.from_url(str(path), read_only=True)
+    except (ImportError, ValueError) as error:
+        raise CommandError(f"{path}: {error}") from error
+
+
+def open_store(path: Path | str) -> Store:
     """Open for reading, and look whether all arrays that were written are there.
+
+    `path` may be a URL of fsspec.
 
     Raises
     ------
@@ -87,14 +123,12 @@ def open_store(path: Path) -> Store:
         Metadata cannot be read, or an array is missing.
 
     """
-    if not path.exists():
-        raise CommandError(f"{path} does not exist")
+    at = store_at(path)
     try:
         with enable():
-            root = zarr.open(path, mode="r")
+            root = zarr.open(at, mode="r")
             members = [] if isinstance(root, zarr.Array) else root.members(max_depth=None)
             nodes = dict(sorted(members))
-        keys = asyncio.run(_keys(root.store))
     except FileNotFoundError as error:
         raise CommandError(f"{path} is no zarr store") from error
     except Exception as error:  # zarr raises whatever its parsers stumble upon
@@ -110,7 +144,7 @@ def open_store(path: Path) -> Store:
                 raise DamagedError(f"{path}: array {where} of tensor {name} is missing")
     for array in arrays.values():
         _refuse_pickles(array)
-    return Store(path, root, arrays, groups, keys, note)
+    return Store(path, root, arrays, groups, note)
 
 
 def read(store: Store) -> Contents:
@@ -172,14 +206,15 @@ def write(
                 dtype=source.dtype,
                 chunks=chunk_shape(source.shape, source.dtype.itemsize),
                 config={"write_empty_chunks": True},
-                **_arguments_for(source, codec, profile, quantize),
+                **arguments_for(source, codec, profile, quantize),
             )
             fill(array, source)
 
 
-def _arguments_for(
+def arguments_for(
     source: Tensor, codec: str, profile: str, quantize: QuantizeConfig | None
 ) -> dict[str, Any]:
+    """What `create_array` needs for a tensor, which is quantized if it can be."""
     if quantize is None or lossy.reason_to_keep(source, quantize):
         return codec_arguments(codec, source.dtype, profile)
     serializer = QuantizeCodec(**quantize.to_json())
@@ -224,13 +259,13 @@ def codec_arguments(codec: str, dtype: Any, profile: str = "ratio") -> dict[str,
 def chunk_keys(array: zarr.Array[Any]) -> list[str]:
     """The keys of all chunks (shards, if sharded) that an array can have."""
     counts = [-(-n // c) for n, c in zip(array.shape, array.shards or array.chunks, strict=True)]
+    return [chunk_key(array, chunk) for chunk in product(*map(range, counts))]
+
+
+def chunk_key(array: zarr.Array[Any], chunk: tuple[int, ...]) -> str:
+    """The key of a chunk (shard) by its place in the grid."""
     prefix = f"{array.path}/" if array.path else ""
-    encode = array.metadata.encode_chunk_key
-    return [prefix + encode(chunk) for chunk in product(*map(range, counts))]
-
-
-async def _keys(store: Any) -> frozenset[str]:
-    return frozenset([key async for key in store.list_prefix("")])
+    return prefix + array.metadata.encode_chunk_key(chunk)
 
 
 def _refuse_pickles(array: zarr.Array[Any]) -> None:

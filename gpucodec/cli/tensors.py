@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 Array: TypeAlias = NDArray[Any]
 
@@ -103,6 +104,11 @@ def regions(
             slice(start, min(start + size, n))
             for start, size, n in zip(starts, box, shape, strict=True)
         )
+
+
+def is_url(path: Path | str) -> bool:
+    """Whether this is for fsspec, not for the system."""
+    return isinstance(path, str) and ("://" in path or "::" in path)
 
 
 def as_bytes(array: Array) -> Array:

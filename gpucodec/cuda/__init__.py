@@ -20,7 +20,8 @@ from ..config import DEFAULT_CONFIG, Config
 from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
 from ..quant.codec import max_encoded_bytes
-from . import arrays, containers, device as devices, encoding, host, pending
+from . import arrays, containers, device as devices, encoding, host, pending, planning
+from .batch import place
 from .pending import Pending
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ def encode_batch(
     array_list
         CuPy arrays, torch CUDA tensors, or whatever has `__cuda_array_interface__` or DLPack.
     config
-        How to encode them; the bytes depend on nothing else. Only `TensorConfig(profile="plain")` is
-        encoded by the GPU so far; with others arrays are copied to the host and encoded there.
+        How to encode them; the bytes depend on nothing else. Arrays that LZ may code are copied to
+        the host and encoded there: those of `LZConfig` and `TensorConfig(lz=True)`, and unless `lz` is
+        False or the profile "fast" or "plain", all but floats with zeros.
     out
         uint8 arrays on that GPU of at least `gpucodec.max_encoded_size` bytes, one for each frame.
     stream
@@ -109,7 +111,7 @@ def encode_batch(
     -------
     The frames, uint8[encoded_bytes] on the GPU: torch tensors for tensors, else CuPy arrays. They
     are views of `out`, or of memory of the most bytes that a frame may have. Waits for the
-    stream once, in order to know the sizes.
+    stream once in profile "plain", in order to know the sizes, and a few times in others.
 
     Raises
     ------
@@ -135,21 +137,36 @@ def encode_batch(
     if buffers_given is not None and len(buffers_given) != len(views):
         message = f"out has {len(buffers_given)} buffers for {len(views)} arrays"
         raise ValueError(message)
-    if host.is_needed_to_encode(config):
-        return _encode_on_host(device, views, config, buffers_given, handle)
+    kept: list[Any] = []
     sources = []
     for found in views:
         dtype = found.require_dtype()
+        words = place(device, found.address, found.n_bytes, handle, kept)
         block_log = config.block_log(dtype.spec.word_bytes)
-        sources.append(encoding.Source(found.address, dtype, found.shape, block_log, 0))
-    made = buffers_given or [
-        arrays.new(device, found.owner, _UINT8, (source.max_bytes,))
-        for found, source in zip(views, sources, strict=True)
-    ]
-    for source, buffer in zip(sources, made, strict=True):
-        source.out = _room(buffer, source.max_bytes)
-    sizes = encoding.encode(device, sources, handle)
-    return [buffer[:size] for buffer, size in zip(made, sizes, strict=True)]
+        sources.append(encoding.Source(words, dtype, found.shape, block_log, 0))
+    profile, on_host = planning.plan_batch(device, sources, config, handle)
+    frames_made: list[Any] = [None] * len(views)
+    for i in on_host:
+        frame = host.encode(device, views[i], config, handle)
+        buffer = _buffer(device, views[i], buffers_given, i, frame.size)
+        device.upload(_room(buffer, frame.size), frame, handle)
+        frames_made[i] = buffer[: frame.size]
+    here = [i for i in range(len(views)) if i not in on_host]
+    made = []
+    for i in here:
+        made.append(_buffer(device, views[i], buffers_given, i, sources[i].max_bytes))
+        sources[i].out = _room(made[-1], sources[i].max_bytes)
+    sizes = encoding.encode(device, [sources[i] for i in here], handle, profile)
+    for i, buffer, size in zip(here, made, sizes, strict=True):
+        frames_made[i] = buffer[:size]
+    return frames_made
+
+
+def _buffer(
+    device: Device, view: DeviceArray, given: list[Any] | None, i: int, n_bytes: int
+) -> Any:
+    """Where frame `i` goes: what was given, or new memory."""
+    return given[i] if given else arrays.new(device, view.owner, _UINT8, (n_bytes,))
 
 
 def encode_quantized(
@@ -169,8 +186,8 @@ def encode_quantized(
 
     Returns
     -------
-    The frame, uint8[encoded_bytes] on the GPU. Waits for the stream four times: for the number of
-    exceptions, for the sizes of the parts, for their hashes, and what `encode` waits for.
+    The frame, uint8[encoded_bytes] on the GPU. Waits for the stream once for the number of exceptions,
+    once for the hashes of the parts, and as `encode_batch` does for these.
 
     Raises
     ------
@@ -200,22 +217,6 @@ def _room(buffer: Any, n_bytes: int) -> int:
         message = f"out has {found.n_bytes} bytes, the frame may take {n_bytes}"
         raise ValueError(message)
     return found.address
-
-
-def _encode_on_host(
-    device: Device,
-    views: Sequence[DeviceArray],
-    config: Config,
-    made: list[Any] | None,
-    stream: int,
-) -> list[Any]:
-    frames_made = []
-    for i, found in enumerate(views):
-        frame = host.encode(device, found, config, stream)
-        buffer = made[i] if made else arrays.new(device, found.owner, _UINT8, (frame.size,))
-        device.upload(_room(buffer, frame.size), frame, stream)
-        frames_made.append(buffer[: frame.size])
-    return frames_made
 
 
 def decode_async(

@@ -146,8 +146,8 @@ def decode(device: Device, pieces: Sequence[Piece], stream: int) -> Decoding:
             frame=payload - int(frame.offsets[piece.first]),
         )
         if i in of_models:
-            first_word = piece.first << frame.block_log
-            models.describe(batch.jobs[i], frame, first_word, of_models[i].out)
+            model = models.of_frame(frame, of_models[i].out)
+            model.describe(batch.jobs[i], piece.first << frame.block_log)
     decoding = Decoding(device, stream, None, batch.first_block, kept, of_models, decoded_models)
     if batch.n_blocks:
         _decode_blocks(device, pieces, batch, decoding)

@@ -11,22 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import threads as pool
-from ..config import PLAIN, Config, TensorConfig
 from ..kernels import cuda as kernels, spec
 from . import models
 
 if TYPE_CHECKING:
     from ..buffers import Bytes
+    from ..config import Config
     from ..frame import Frame
     from .arrays import DeviceArray
     from .device import Device
 
 _CODERS = sum(1 << coder for coder in kernels.CODERS)
-
-
-def is_needed_to_encode(config: Config) -> bool:
-    """Whether this configuration allows what only the CPU can write."""
-    return not isinstance(config, TensorConfig) or config.profile != PLAIN
 
 
 def is_needed_to_decode(frame: Frame) -> bool:

@@ -13,6 +13,7 @@ from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.common import concurrent_map
 from zarr.core.dtype import common
 from zarr.core.dtype.common import HasEndianness, HasItemSize
+from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "SuffixByteRequest",
     "concurrent_map",
     "is_sync",
+    "sync",
     "value_of",
     "write_order",
 ]

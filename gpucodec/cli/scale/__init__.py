@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole stores, unit by unit: in this process, or on many machines with Dask."""
