@@ -8,13 +8,13 @@ compiler's messages are those of the ``.cu`` files.
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from . import lz_spec
+from . import lz_prelude, lz_spec, quantprelude
 from .spec import (
     ALIGNMENT,
     LZ,
@@ -25,13 +25,15 @@ from .spec import (
     RANS8,
     RANS12,
     ROW,
-    constants,
     prelude,
-    table,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
+_QUANTIZED: Final = ("entries", "quantprelude", "minifloat", "scales", "elements", "blockwise")
 MODULES: Final = {
     "decode": ("entries", "checksum", "planes", "rans", "decode_plane", "decode"),
     "decode_full": (
@@ -40,37 +42,51 @@ MODULES: Final = {
     ),
     "lz_decode": (
         *("entries", "checksum", "planes", "rans", "choose", "decode_plane"),
-        *("lz_ops", "lz_table", "lz_numbers", "lz_streams", "lz_decode"),
+        *("lz_prelude", "lz_ops", "lz_table", "lz_numbers", "lz_streams", "lz_decode"),
     ),
     "lz_encode": (
         *("entries", "checksum", "planes", "rans", "choose"),
-        *("lz_ops", "lz_table", "lz_numbers", "lz_streams"),
+        *("lz_prelude", "lz_ops", "lz_table", "lz_numbers", "lz_streams"),
         *("lz_choose", "lz_match", "lz_encode", "lz_encode_blocks"),
     ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
+    "gather": ("gather",),
+    "tensors": (*_QUANTIZED, "extent", "exceptions", "transpose"),
+    **{
+        f"quantize_{name.lower()}": (*_QUANTIZED, "quantize", "dequantize", f"entry_points {name}")
+        for name in quantprelude.ELEMENTS
+    },
     "encode_full": (
         *("entries", "checksum", "planes", "rans", "choose"),
         *("palette", "profiles", "sparse", "predictor", "encode_full"),
     ),
 }
 """Which ``.cu`` files each module is made of, in order."""
+_GENERATED: Final[dict[str, Callable[[], str]]] = {
+    "lz_prelude": lz_prelude.prelude,
+    "quantprelude": quantprelude.prelude,
+    **{
+        f"entry_points {name}": partial(quantprelude.entry_points, name)
+        for name in quantprelude.ELEMENTS
+    },
+}
+"""Parts that are made of numbers elsewhere."""
 
 LZ_PLAN_BYTES: Final = 2048  # and what rounding takes
 LZ_FIXED_BYTES: Final = 11 << 10  # of a block: what is planned, the slack, what rounding takes
-LZ_TABLES: Final = ("LEAST", "LEAST_BITS", "FILL_LEAST")
 _KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 
 
 def _part(name: str) -> str:
-    return f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}'
+    made = _GENERATED.get(name)
+    text = made() if made else (FOLDER / name).read_text(encoding="utf-8")
+    return f'#line 1 "{name}"\n{text}'
 
 
 def joined(stems: tuple[str, ...]) -> str:
     """C++ source of the files of these names, behind what all of them need."""
-    parts = (_part(f"{stem}.cu") for stem in stems)
-    tables = (table(f"u32 {name}", getattr(lz_spec, name)) for name in LZ_TABLES)
-    of_lz = ["namespace lz {", *constants(vars(lz_spec)), *tables, "}\n"]
-    return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *of_lz, *parts])
+    parts = (_part(stem if stem in _GENERATED else f"{stem}.cu") for stem in stems)
+    return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *parts])
 
 
 @cache
@@ -108,6 +124,8 @@ JOB: Final = np.dtype(
         ("bits", "u1", 16),
     ]
 )
+RUN: Final = np.dtype([(name, "<u8") for name in ("from", "n_bytes", "to")])  # of gather.cu
+GATHER_THREADS: Final = 128
 MERGE_THREADS: Final = 256
 MASK_WARPS: Final = 8
 ENCODE_WARPS: Final = 4

@@ -55,6 +55,9 @@ DEVICE u32 bit_length(u32 x) { return 32 - __clz(x); }
 DEVICE u32 high_product(u32 a, u32 b) { return __umulhi(a, b); }
 DEVICE u64 high_product(u64 a, u64 b) { return __umul64hi(a, b); }
 
+DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
+DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
+
 // Byte `i` of the result is byte number (digit `i` of `digits`) of the eight of `low` and `high`.
 DEVICE u32 pick_bytes(u32 low, u32 high, u32 digits) { return __byte_perm(low, high, digits); }
 
@@ -116,6 +119,8 @@ DEVICE u32 first_of_warp(u32 value) {
 }
 
 // --- memory that is not aligned, or ends early --------------------------------------------------------
+
+DEVICE u64 joined(u32 low, u32 high) { return low | u64(high) << 32; }
 
 DEVICE u32 read_u16(const u8* at) { return at[0] | at[1] << 8; }
 DEVICE u32 read_u32(const u8* at) { return read_u16(at) | read_u16(at + 2) << 16; }

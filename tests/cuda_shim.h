@@ -295,6 +295,17 @@ inline int __ffs(uint32_t x) { return __builtin_ffs(x); }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint64_t(a) * b >> 32; }
 inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (unsigned __int128)(a)*b >> 64; }
 
+inline uint32_t __float_as_uint(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+inline float __uint_as_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t digits) {
     uint64_t bytes = uint64_t(high) << 32 | low;
     uint32_t picked = 0;

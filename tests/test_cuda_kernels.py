@@ -43,7 +43,7 @@ orders = pytest.mark.parametrize("order", range(len(ORDERS)), ids=ORDERS)
 
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", cuda_nvrtc.ARCHITECTURES)
-@pytest.mark.parametrize("module", cuda.MODULES)
+@pytest.mark.parametrize("module", [name for name in cuda.MODULES if "quantize_" not in name])
 def test_kernels_compile_and_keep_their_variables_in_registers(module, architecture):
     log, cubin = cuda_nvrtc.compile_module(cuda.source(module), architecture)
     found = cuda_nvrtc.functions(log)
@@ -82,6 +82,8 @@ PAIRED = {
     "rans": {"table_bytes", "decode_plane", "frequency_width", "encode"},
     "choose": {"log2_fixed", "normalise", "encode_plane"},
     "entries": {"aligned", "payload_bytes", "locate_payloads"},
+    "minifloat": {"encode_magnitude", "decode_magnitude", "encode_signed", "widened", "narrowed"},
+    "scales": {"store_scale", "load_scale", "scale_value", "extent_scale", "log8_scale"},
 }
 
 

@@ -194,9 +194,10 @@ class Job:
             stored = [pair for pair in pairs if pair[0].name not in self._sources]
             for (leaf, _), path in zip(stored, writer.write(stored), strict=True):
                 self._paths[leaf.name] = path
-            for leaf, config in pairs:
-                if leaf.name in self._sources:
-                    self._references[leaf.name] = writer.refer(leaf, config)
+            rounded = [pair for pair in pairs if pair[0].name in self._sources]
+            references = workers.map(lambda pair: writer.refer(*pair), rounded)
+            for (leaf, _), reference in zip(rounded, references, strict=True):
+                self._references[leaf.name] = reference
         self._arrays |= writer.arrays
         self._written_bytes += writer.written_bytes
 
