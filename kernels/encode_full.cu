@@ -238,11 +238,3 @@ KERNEL choose_ways(const Job* jobs, u64 n_jobs, u64 first_block, u64 n_blocks, u
         sources[e + p] = slot + p;
     }
 }
-
-// Block of threads `i` copies a sample of an array: `samples` has where it is, where in `out` it goes, and
-// its bytes.
-KERNEL copy_samples(const u64* samples, u8* out) {
-    const u64* sample = samples + 3 * block_index();
-    const u8* from = reinterpret_cast<const u8*>(sample[0]);
-    for (u64 i = thread_index(); i < sample[2]; i += n_threads()) out[sample[1] + i] = from[i];
-}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .spec import LOG2_BITS, OFFSET_LOG
+from .spec import LOG2_BITS, OFFSET_LOG, constants, table
 
 CLIP: Final = 1023  # 1/64 octaves; the energy of MAX_COLUMNS of them fits the lanes of a sum
 PROBE_ROWS: Final = 16
@@ -24,3 +24,10 @@ FACTOR_LEVELS: Final = 15  # of the factor itself, at last
 CHECK_ROWS: Final = 64
 MIN_GAIN: Final = 1 << (LOG2_BITS - 4)  # bits a word
 QUARTER_LOG: Final = OFFSET_LOG - 2
+
+
+def prelude() -> str:
+    """The numbers above as C++, in a namespace, as their names are short."""
+    return "\n".join(
+        ["namespace fitting {", *constants(globals()), table("u32 TILES", TILES), "}\n"]
+    )

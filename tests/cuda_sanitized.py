@@ -26,6 +26,7 @@ def environment() -> dict[str, str]:
 
 def main() -> None:
     import test_cuda_kernels as tests
+    import test_cuda_lz as of_lz
     import test_cuda_transforms as transforms
     from golden_inputs import golden_inputs
 
@@ -52,7 +53,14 @@ def main() -> None:
             transforms.judge(device, [array], config)
         matrices = [*transforms.matrices(order)][order::3]
         transforms.judge(device, matrices, TensorConfig(profile=profile, lz=False))
-    print(cuda_shim.ORDERS[order], seen.tolist(), len(inputs) + 36, "arrays")
+    seen[:9] += of_lz.judge(count // 4, order, device)
+    arrays = [*of_lz.arrays_of_words()][order::5]
+    for config in of_lz.CONFIGS:
+        frames = of_lz.encode_on_shim(arrays, config, device)
+        for array, frame in zip(arrays, frames, strict=True):
+            assert frame.tobytes() == tests.gpucodec.encode(array, config).tobytes()
+    n_arrays = len(inputs) + len(of_lz.CONFIGS) * len(arrays) + 36
+    print(cuda_shim.ORDERS[order], seen.tolist(), n_arrays, "arrays")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def test_every_profile_writes_the_same_bytes(device, profile, order):
     for block_size, items in by_size.items():
         flags |= judge(device, items, TensorConfig(block_size, profile=profile, lz=False))
     assert flags >= {0, spec.STORED, spec.SPARSE, spec.PREDICTED}
-    kernels = {"split_full_blocks", "encode_full_planes", "choose_ways", "copy_samples"}
+    kernels = {"split_full_blocks", "encode_full_planes", "choose_ways", "gather_runs"}
     assert kernels <= {*device.calls}
 
 
