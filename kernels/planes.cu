@@ -48,8 +48,6 @@ DEVICE Chunk load_symbols(const u8* from) {
     return {*reinterpret_cast<const u16*>(from), 0};
 }
 
-DEVICE u64 joined(u32 low, u32 high) { return low | u64(high) << 32; }
-
 // The `N` symbols from number `first` on of a plane stored as bit rows; `N` divides both. Of what is
 // returned only these count.
 template <u32 N>
