@@ -28,6 +28,7 @@ from gpucodec.fs import GpucodecFileSystem, source
 from gpucodec.fs.encoder import WINDOW_BYTES
 
 from .measure import keep_freed_memory
+from .record import record
 
 RANDOM_BYTES = 64 << 10
 RANDOM_READS = 300
@@ -235,7 +236,9 @@ def main() -> None:
                 f"{way}: codec in memory {memory:.0f} MB/s, codec and file {alone:.0f} MB/s, "
                 f"filesystem {through:.0f} MB/s: {through / alone:.2f} of the latter"
             )
+            found[way] = through / alone
             found["sequential"] = min(found.get("sequential", 9), through / alone)
+        record("fs", "local", ratio=ratio, **found)
         held = (
             found["blocks"] <= GOALS["blocks"]
             and found["faster"] >= GOALS["faster"]
