@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from gpucodec import buffers, plan
 from gpucodec.kernels import spec
 
 if TYPE_CHECKING:
@@ -45,6 +46,44 @@ def fields(array: NDArray[Any]) -> list[tuple[int, NDArray[np.uint8]]]:
     return split
 
 
+def bits(array: NDArray[Any], block: int = BLOCK) -> float:
+    """The entropies of every field in every block, together."""
+    return sum(
+        entropy(np.bincount(symbols[start : start + block], minlength=256))
+        for _, symbols in fields(array)
+        for start in range(0, len(symbols), block)
+    )
+
+
+def predicted_bits(array: NDArray[Any]) -> float | None:
+    """`bits` of what the row/column predictor leaves, and of its offsets; None without a gain."""
+    words, dtype, shape = buffers.elements(array)
+    model = plan.find_model(words, dtype, shape, spec.PROFILE_RATIO)
+    if model is None:
+        return None
+    from gpucodec.kernels.predictor import PAD, join
+
+    rows = model.rows[:-PAD].astype(np.int64)
+    columns = model.columns[:-PAD].astype(np.int64).reshape(-1, model.n_columns)
+    factors = model.row_factors[:-PAD].astype(np.int64).reshape(rows.size, model.rank)
+    products = factors @ model.column_factors[:, :-PAD].astype(np.int64)
+    products = (products + (1 << 15)) % (1 << 16) - (1 << 15)
+    tiles = columns[np.arange(rows.size) // model.tile_rows]
+    offsets = (model.base + 8 * (rows[:, None] + tiles) + (products >> 1)) << model.shift
+    word = words.view(f"u{dtype.itemsize}").reshape(rows.size, -1).astype(np.int64)
+    whole = 1 << (8 * dtype.itemsize - 1)
+    magnitudes = word % whole
+    moved = (magnitudes - offsets) % whole
+    moved = np.where(moved == 0, -offsets % whole, moved)
+    left = np.where(magnitudes == 0, 0, moved) + word - magnitudes
+    return bits(left.astype(f"u{dtype.itemsize}").view(array.dtype)) + bits(join(model))
+
+
+def best_bits(array: NDArray[Any]) -> float:
+    """The smaller of `bits` and `predicted_bits`."""
+    return min(bits(array), predicted_bits(array) or np.inf)
+
+
 def ratios(array: NDArray[Any]) -> tuple[float, float]:
     """Order-0 bounds of the ratio of ``array``: (of all fields per block, of the top field).
 
@@ -52,12 +91,8 @@ def ratios(array: NDArray[Any]) -> tuple[float, float]:
     no order-0 coder of this format can pass. The second is the figure that papers quote: one
     table for the top field (a float's exponent) of the whole array, everything else raw.
     """
-    blockwise = 0.0
-    split = fields(array)
-    for _, symbols in split:
-        for start in range(0, len(symbols), BLOCK):
-            blockwise += entropy(np.bincount(symbols[start : start + BLOCK], minlength=256))
-    width, top = split[0]
+    blockwise = bits(array)
+    width, top = fields(array)[0]
     rest = 8 * array.nbytes - width * len(top)
     topwise = entropy(np.bincount(top, minlength=256)) + rest
     raw = 8.0 * array.nbytes

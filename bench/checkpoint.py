@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving and loading a mixed-precision AdamW state: wall time and size beside the usual ways.
+"""Saving and loading a mixed-precision AdamW state: size and wall time beside the usual ways.
 
-``python -m bench.checkpoint``. Everybody writes to the same disk and waits until it is there
-(fsync); loads read from the page cache. One state: bf16 weights, fp32 master weights, both
-moments, of the small GPT of `bench.corpus`.
+``python -m bench.checkpoint``. One state: bf16 weights, fp32 master weights, both moments, of the
+small GPT of `bench.corpus`. Everybody writes to the same disk and waits until it is there (fsync).
+Loads end with all tensors in memory of their own; cold ones begin with nothing in the page cache.
 """
 
 from __future__ import annotations
@@ -14,42 +14,22 @@ import shutil
 import tempfile
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint._extension import ZStandard
 
 from gpucodec import checkpoint
 from gpucodec.checkpoint.dcp import ZarrReader, ZarrWriter
 
-from .corpus import open_corpus
-
-
-def state_of(size):
-    """Weights in bf16, and an optimizer state as a trainer with master weights has it."""
-    corpus = open_corpus(size)
-    parts = {name: corpus.snapshot(name) for name in ("weights", "exp_avg", "exp_avg_sq")}
-    state = {}
-    for i, name in enumerate(parts["weights"]):
-        state[i] = {
-            "step": torch.tensor(500.0),
-            "exp_avg": torch.from_numpy(parts["exp_avg"][name].copy()),
-            "exp_avg_sq": torch.from_numpy(parts["exp_avg_sq"][name].copy()),
-            "master_param": torch.from_numpy(parts["weights"][name].copy()),
-        }
-    model = {name: state[i]["master_param"].bfloat16() for i, name in enumerate(parts["weights"])}
-    groups = [{"lr": 1e-3, "betas": (0.9, 0.95), "params": list(state)}]
-    return {"model": model, "optimizer": {"state": state, "param_groups": groups}}
-
-
-def flat_of(node, name=""):
-    """Tensors by their paths, for formats without nesting."""
-    if isinstance(node, torch.Tensor):
-        return {name: node}
-    items = node.items() if isinstance(node, dict) else ()
-    return {k: v for key, one in items for k, v in flat_of(one, f"{name}/{key}").items()}
+from .slow_disk import evict, limited
+from .state_ratios import delta_table, full_table, weights_table
+from .states import flat_of, later_state_of, state_of
+from .tables import Table, insert
 
 
 def settle(path):
@@ -76,16 +56,28 @@ def ways(state):
         target = {name: torch.empty_like(one) for name, one in flat.items()}
         dcp.load(target, storage_reader=reader(path), no_dist=True)
 
+    def dcp_save(writer):
+        dcp.save(flat, storage_writer=writer, no_dist=True)
+
     yield "torch.save", torch_save, lambda path: torch.load(path, weights_only=True)
-    yield "safetensors", safetensors_save, load_file
+    yield (
+        "safetensors",
+        safetensors_save,
+        lambda path: {name: one.clone() for name, one in load_file(path).items()},  # else mapped
+    )
     yield (
         "DCP, FileSystemWriter",
-        lambda path: dcp.save(flat, storage_writer=dcp.FileSystemWriter(path), no_dist=True),
+        lambda path: dcp_save(dcp.FileSystemWriter(path)),
+        lambda path: into(path, dcp.FileSystemReader),
+    )
+    yield (
+        "DCP, FileSystemWriter, zstd",
+        lambda path: dcp_save(dcp.FileSystemWriter(path, _extensions=[ZStandard()])),
         lambda path: into(path, dcp.FileSystemReader),
     )
     yield (
         "DCP, ZarrWriter",
-        lambda path: dcp.save(flat, storage_writer=ZarrWriter(path), no_dist=True),
+        lambda path: dcp_save(ZarrWriter(path)),
         lambda path: into(path, ZarrReader),
     )
     for policy in ("lossless", "resume", "archive"):
@@ -108,48 +100,74 @@ def clock(work):
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def time_table(state, folder, rounds, megabytes):
+    """Medians over rounds in which all take turns, on a disk of `megabytes` a second, or as it is."""
+    total = sum(one.nbytes for one in flat_of(state).values())
+    found: dict[str, list[tuple[float, ...]]] = {}
+    sizes = {}
+    limit = limited(folder, megabytes * 1e6) if megabytes else nullcontext()
+    with limit:
+        for number in range(rounds + 1):  # the first warms up
+            for name, save, load in ways(state):
+                path = folder / f"{number}-{name.replace(' ', '-')}"
+                seconds = clock(lambda s=save, p=path: s(p))
+                evict(path)
+                cold = clock(lambda r=load, p=path: r(p))
+                warm = clock(lambda r=load, p=path: r(p))
+                sizes[name] = size_of(path)
+                if number:
+                    found.setdefault(name, []).append((*seconds, *cold, *warm))
+            for path in folder.iterdir():  # not at once: ext4 is slow where files were just deleted
+                (shutil.rmtree if path.is_dir() else os.unlink)(path)
+    title = f"{megabytes} MB/s" if megabytes else "the disk as it is"
+    table = Table(
+        f"Saving and loading, {title}",
+        ("way", "MB", "ratio", "save s", "CPU s", "cold load s", "CPU s", "warm load s", "CPU s"),
+    )
+    for name, rows in found.items():
+        medians = (f"{value:.3f}" for value in np.median(rows, axis=0))
+        table.add(name, f"{sizes[name] / 1e6:.1f}", f"{total / sizes[name]:.3f}", *medians)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.checkpoint", description=__doc__)
     parser.add_argument("--size", default="full", help="of the corpus")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="on the disk to measure")
+    parser.add_argument("--only", choices=("ratios", "times"))
+    parser.add_argument(
+        "--megabytes", type=int, nargs="*", default=[500, 125], help="a second, of slower disks"
+    )
+    parser.add_argument("--markdown", type=Path, help="file to put the tables into")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     state = state_of(options.size)
-    total = sum(one.nbytes for one in flat_of(state).values())
-    print(f"{total / 1e6:.1f} MB in {len(flat_of(state))} tensors, {os.cpu_count()} CPUs")
-    folder = Path(tempfile.mkdtemp(dir=options.folder))
-    found: dict[str, list[tuple[float, ...]]] = {}
-    sizes = {}
-    try:
-        for number in range(options.rounds + 1):  # the first warms up
-            for name, save, load in ways(state):
-                path = folder / "checkpoint"
-                seconds = (*clock(lambda s=save, p=path: s(p)), *clock(lambda r=load, p=path: r(p)))
-                sizes[name] = size_of(path)
-                (shutil.rmtree if path.is_dir() else os.unlink)(path)
-                if number:
-                    found.setdefault(name, []).append(seconds)
-    finally:
-        shutil.rmtree(folder)
-    print("| way | MB | ratio | save s | CPU s | load s | CPU s |\n|---|---|---|---|---|---|---|")
-    for name, rows in found.items():
-        medians = " | ".join(f"{value:.3f}" for value in np.median(rows, axis=0))
-        print(f"| {name} | {sizes[name] / 1e6:.1f} | {total / sizes[name]:.3f} | {medians} |")
-    per_kind(state)
+    tables = []
 
+    def show(table):
+        print(table.markdown(), flush=True)
+        tables.append(table.markdown())
 
-def per_kind(state):
-    """Ratios by kind, lossless."""
-    url = f"memory://bench-{os.getpid()}"
-    checkpoint.save(state, url)
-    kinds: dict[str, list[int]] = {}
-    for row in checkpoint.inspect(url).tensors:
-        sums = kinds.setdefault(row.kind, [0, 0])
-        sums[0] += row.decoded_bytes
-        sums[1] += row.encoded_bytes
-    for kind, (decoded, encoded) in kinds.items():
-        print(f"{kind}: {decoded / 1e6:.1f} MB, ratio {decoded / encoded:.3f}")
+    if options.only != "times":
+        later = later_state_of(options.size)
+        show(full_table(state))
+        show(delta_table(state, later))
+        show(weights_table(state, later))
+    if options.only != "ratios":
+        total = sum(one.nbytes for one in flat_of(state).values())
+        print(f"{total / 1e6:.1f} MB in {len(flat_of(state))} tensors, {os.cpu_count()} CPUs\n")
+        folder = Path(tempfile.mkdtemp(dir=options.folder))
+        try:
+            for megabytes in (0, *options.megabytes):
+                try:
+                    show(time_table(state, folder, options.rounds, megabytes))
+                except OSError as error:
+                    print(f"no disk of {megabytes} MB/s: {error}")
+        finally:
+            shutil.rmtree(folder)
+    if options.markdown:
+        insert(options.markdown, "checkpoint", "\n".join(tables))
 
 
 if __name__ == "__main__":

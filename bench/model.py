@@ -141,7 +141,7 @@ def train(model: nn.Module, batch: Any, steps: int, rate: float, n: int = 16) ->
 
 TASKS = {
     # how to make it, steps and rate of fine-tuning, sequences of a batch, rules of quantization
-    "cnn": (cnn, 150, 1e-3, 16, {}),
+    "cnn": (cnn, 500, 5e-4, 32, {}),
     "encoder": (encoder, 150, 1e-3, 16, {"*embed*": "int8", "position": "int8", "head*": "int8"}),
     "gpt": (gpt, 60, 3e-4, 4, {"tokens*": "int8", "positions*": "int8"}),
 }

@@ -85,7 +85,7 @@ def main() -> None:
             default.append(tuner.seconds / sum(exact[one.name, _key(ways[0])][1] for one in seen))
             for one in seen:
                 config = chosen[one.name]
-                tuner.observe(one, config, *measure(one, config, 1))
+                tuner.observe(one.name, config, *measure(one, config, 1))
             tuner.end_round()
             over.append(value(chosen) / value({one.name: ways[0] for one in seen}))
         chosen = tuner.plan(held)

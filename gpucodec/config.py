@@ -31,7 +31,7 @@ class TensorConfig:
         What to prefer where coders differ, "ratio", "fast" or "auto". "ratio" takes what is
         smallest. "fast" does without entropy coding: floats lose a tenth of the ratio, and are
         decoded faster. "auto" gives up to 1/64 of a plane's size for the faster coder. "plain" is
-        "ratio" with planes and rANS alone: what a GPU can write. Bytes that one profile writes are
+        "ratio" with planes and rANS alone: what a GPU writes fastest. Bytes that one profile writes are
         read with any other.
     lz
         Whether blocks and planes of integers, bool and bytes, and floats that are mostly one value,

@@ -218,7 +218,7 @@ def encode(
     flags = spec.SPARSE if plan.may_be_sparse(words, dtype) else 0
     plain = _Encoding(words, dtype, block_log, profile, flags)
     # Of floats with zeros, a mask says more; but the most frequent of ids may well be 0.
-    is_masked = flags and dtype.spec.transform in {spec.ROTATE, spec.ROTATE_BIAS}
+    is_masked = flags and plan.is_float(dtype)
     by_itself = config.lz is None and not is_masked and profile != spec.PROFILE_FAST
     if config.lz or (by_itself and plan.may_repeat(words, dtype)):
         by_lz = _Encoding(words, dtype, block_log, profile, lz=True)
@@ -243,11 +243,9 @@ def _pack_model(model: Any) -> bytes:
 
 def _is_smaller(one: _Encoding, model_bytes: int, other: _Encoding) -> bool:
     """Whether the blocks of one, with its model, are smaller than those of the other, by some of them."""
-    n_blocks = one.n_blocks
-    n_measured = min(n_blocks, spec.MODEL_MEASURED_BLOCKS)
-    blocks = [k * n_blocks // n_measured for k in range(n_measured)]
+    blocks = plan.measured_blocks(one.n_blocks)
     gain = other.sample_bytes(blocks) - one.sample_bytes(blocks)
-    return gain * n_blocks > model_bytes * n_measured
+    return plan.saves_enough(gain, one.n_blocks, model_bytes)
 
 
 def _frame(encoding: _Encoding, shape: tuple[int, ...], model: bytes, threads: int | None) -> Bytes:

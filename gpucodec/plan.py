@@ -22,27 +22,49 @@ _UNSIGNED = {n: np.dtype(f"u{n}") for n in (1, 2, 4, 8)}
 FAST_RANK = 0  # of models in profile fast: rows and columns only, which are decoded fastest
 
 
-def may_be_sparse(words: Bytes, dtype: DType) -> bool:
-    """Whether the words (uint8, contiguous) have zeros enough to look for them in each block."""
-    row = dtype.spec
-    n_rows = words.size // (row.word_bytes * spec.ROW)
-    if len(row.planes) < 2 or n_rows * spec.ROW < spec.SPARSE_MIN_WORDS:
-        return False
-    rows = words[: n_rows * spec.ROW * row.word_bytes].view(_UNSIGNED[row.word_bytes])
-    sample = rows.reshape(n_rows, spec.ROW)[:: -(-n_rows // spec.SPARSE_PROBE_ROWS)]
-    if row.transform in {spec.ROTATE, spec.ROTATE_BIAS}:
+def zero_rows(n_words: int, dtype: DType) -> tuple[int, int] | None:
+    """Which rows of 64 words are looked at for zeros: (how many there are, every how many-th)."""
+    n_rows = n_words // spec.ROW
+    if len(dtype.spec.planes) < 2 or n_rows * spec.ROW < spec.SPARSE_MIN_WORDS:
+        return None
+    return n_rows, -(-n_rows // spec.SPARSE_PROBE_ROWS)
+
+
+def has_zeros(sample: np.ndarray[Any, Any], dtype: DType) -> bool:
+    """Whether the words of these rows, uint[n, 64], are zero often enough."""
+    if is_float(dtype):
         sample = sample << sample.dtype.type(1)  # without the sign
     zeros = int(np.count_nonzero(sample == 0))
     return zeros << spec.SPARSE_PROBE_LOG >= sample.size
 
 
-def matrix(words: Bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray[Any, Any] | None:
-    """The words as the matrix for which a model is sought, uint[n_rows, n_columns]; or None.
+def is_float(dtype: DType) -> bool:
+    """Whether the words have a sign at the top."""
+    return dtype.spec.transform in {spec.ROTATE, spec.ROTATE_BIAS}
+
+
+def unsigned(dtype: DType) -> np.dtype[Any]:
+    """The NumPy type of the words."""
+    return _UNSIGNED[dtype.spec.word_bytes]
+
+
+def may_be_sparse(words: Bytes, dtype: DType) -> bool:
+    """Whether the words (uint8, contiguous) have zeros enough to look for them in each block."""
+    found = zero_rows(words.size // dtype.spec.word_bytes, dtype)
+    if found is None:
+        return False
+    n_rows, step = found
+    row_bytes = spec.ROW * dtype.spec.word_bytes
+    rows = words[: n_rows * row_bytes].view(unsigned(dtype)).reshape(n_rows, spec.ROW)
+    return has_zeros(rows[::step], dtype)
+
+
+def matrix_columns(n_words: int, dtype: DType, shape: tuple[int, ...]) -> int | None:
+    """Columns of the matrix for which a model is sought; None if there is none.
 
     Columns are the trailing dimensions, taken from the last on until there are
     `MODEL_MIN_COLUMNS`; never the first dimension.
     """
-    n_words = prod(shape)
     if dtype.name not in spec.PREDICTED_TYPES or n_words < spec.MODEL_MIN_WORDS:
         return None
     n_columns = 1
@@ -50,9 +72,23 @@ def matrix(words: Bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray[Any
         n_columns *= size
         if n_columns >= spec.MODEL_MIN_COLUMNS:
             break
-    if not spec.MIN_COLUMNS <= n_columns <= spec.MAX_COLUMNS:
-        return None
-    return words.view(_UNSIGNED[dtype.spec.word_bytes]).reshape(-1, n_columns)
+    return n_columns if spec.MIN_COLUMNS <= n_columns <= spec.MAX_COLUMNS else None
+
+
+def measured_blocks(n_blocks: int) -> list[int]:
+    """The blocks that are coded with and without a model."""
+    n_measured = min(n_blocks, spec.MODEL_MEASURED_BLOCKS)
+    return [k * n_blocks // n_measured for k in range(n_measured)]
+
+
+def saves_enough(gain: int, n_blocks: int, model_bytes: int) -> bool:
+    """Whether what a model of so many bytes saves in the measured blocks pays for all blocks."""
+    return gain * n_blocks > model_bytes * min(n_blocks, spec.MODEL_MEASURED_BLOCKS)
+
+
+def model_rank(profile: int) -> int:
+    """The highest rank of a model in a profile."""
+    return FAST_RANK if profile == spec.PROFILE_FAST else spec.MAX_RANK
 
 
 def may_repeat(words: Bytes, dtype: DType) -> bool:
@@ -62,9 +98,9 @@ def may_repeat(words: Bytes, dtype: DType) -> bool:
     the kernels' own look: they may have one value nearly everywhere, or nothing to find.
     """
     row = dtype.spec
-    if row.transform in {spec.ROTATE, spec.ROTATE_BIAS}:
+    if is_float(dtype):
         return True
-    whole = words.view(f"u{row.word_bytes}")
+    whole = words.view(unsigned(dtype))
     length = spec.LZ_PROBE_WORDS
     if whole.size < length:
         return False
@@ -83,10 +119,10 @@ def may_repeat(words: Bytes, dtype: DType) -> bool:
 
 def find_model(words: Bytes, dtype: DType, shape: tuple[int, ...], profile: int) -> Any:
     """The `kernels.predictor.Model` that promises a gain, or None."""
-    found = matrix(words, dtype, shape)
-    if found is None:
+    n_columns = matrix_columns(prod(shape), dtype, shape)
+    if n_columns is None:
         return None
     from .kernels.predictor_fit import fit  # brings Numba
 
-    rank = FAST_RANK if profile == spec.PROFILE_FAST else spec.MAX_RANK
-    return fit(found, dtype.name, rank)
+    matrix = words.view(unsigned(dtype)).reshape(-1, n_columns)
+    return fit(matrix, dtype.name, model_rank(profile))

@@ -155,6 +155,7 @@ class Tuner:
     """What the last `plan` took, of the calling thread."""
     _features: dict[str, list[float]] = field(default_factory=dict)
     """By family."""
+    _planned: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     _samples: list[Cost] = field(default_factory=list)
     _history: list[Cost] = field(default_factory=list)
 
@@ -166,6 +167,7 @@ class Tuner:
         families: dict[str, list[Subject]] = {}
         for one in subjects:
             families.setdefault(one.family, []).append(one)
+            self._planned[one.name] = (one.family, one.scale, one.nbytes)
         for family, members in families.items():
             if family not in self._features:
                 largest = max(members, key=lambda one: one.array.nbytes)
@@ -178,10 +180,11 @@ class Tuner:
         self.seconds = time.thread_time() - started
         return chosen
 
-    def observe(self, subject: Subject, config: Any, encoded: int, seconds: float) -> None:
-        """Say what a tensor cost: bytes, and seconds of one thread."""
-        if subject.nbytes and encoded and seconds > 0:
-            self._history.append(_cost(subject, config, encoded, seconds, subject.nbytes))
+    def observe(self, name: str, config: Any, encoded: int, seconds: float) -> None:
+        """Say what a planned tensor cost: bytes, and seconds of one thread."""
+        family, scale, nbytes = self._planned[name]
+        if nbytes and encoded and seconds > 0:
+            self._history.append(_cost(family, scale, name, config, encoded, seconds, nbytes))
 
     def end_round(self) -> None:
         """A checkpoint is complete."""
@@ -237,7 +240,8 @@ class Tuner:
                 seconds = max(time.thread_time() - started, 1e-9)
                 if seconds < LOADING:
                     break
-            self._samples.append(_cost(one, config, encoded, seconds, part.nbytes))
+            where = (one.family, one.scale, one.name)
+            self._samples.append(_cost(*where, config, encoded, seconds, part.nbytes))
 
     def _best(self, one: Subject, values: Mapping[str, float]) -> Any:
         """The way that is predicted best, if it clearly beats the default."""
@@ -307,9 +311,11 @@ class Tuner:
         return guesses
 
 
-def _cost(one: Subject, config: Any, encoded: int, seconds: float, nbytes: int) -> Cost:
+def _cost(
+    family: str, scale: int, name: str, config: Any, encoded: int, seconds: float, nbytes: int
+) -> Cost:
     ratio, rate = round(log(encoded / nbytes), 5), round(log(seconds / nbytes), 3)
-    return Cost(one.family, one.scale, one.name, _key(config), ratio, rate)
+    return Cost(family, scale, name, _key(config), ratio, rate)
 
 
 @cache

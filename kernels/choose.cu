@@ -3,6 +3,8 @@
 //
 // They decide bytes, so each number here is one that choose.py computes, whatever lane computes it.
 
+constexpr u32 ENCODE_WARPS = 4;  // of a block that encodes planes
+
 struct Choice {  // shared memory of a warp
     u32 counts[256];
     Symbols tables[2];  // of rans8 and rans12
@@ -149,6 +151,23 @@ DEVICE u32 plan(const u32* counts, u32 n_counted, u32 n_coded, u32 coder, Symbol
     n_kept = sum_of_warp(n_kept);
     sync_warp();
     size = 1ull << 32;
+    if (n_symbols == 1) {
+        u32 other = 0, most = 0;
+        for (u32 s = 0; s < 256; s++) {
+            u32 c = counts[s];
+            if (c < least && c > most) other = s, most = c;
+        }
+        if (most != 0) {
+            u32 first = table.symbols[0];
+            sync_warp();
+            if (lane == 0) {
+                table.symbols[0] = first < other ? first : other;
+                table.symbols[1] = first < other ? other : first;
+            }
+            n_symbols = 2, n_kept += most;
+            sync_warp();
+        }
+    }
     if (n_symbols < 2) return 0;
     normalise(counts, n_symbols, n_kept, bits, table);
     u32 filler, width;

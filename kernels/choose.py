@@ -13,7 +13,8 @@ that each symbol of a table occurs in the coded rows.
 3. Count the rows divisible by `SAMPLE_STRIDE`; with fewer rows than that, all full rows.
 4. rans8's table takes the symbols with `c[s] * 2^RARE_LOG >= N`, and of more than
    `RANS8_MAX_SYMBOLS` only those that pass twice that threshold, or four times, and so on.
-   rans12's takes all with `c[s] >= 2` and `c[s] * 2^RARE_LOG_12 >= N`. Fewer than two: no table.
+   rans12's takes all with `c[s] >= 2` and `c[s] * 2^RARE_LOG_12 >= N`. If that is one symbol, the most
+   frequent of the others (ties: the lowest) joins it, if any occurs; one alone makes no table.
 5. Frequencies: `M = 2^P`, `K` the sum of the table's counts. A symbol with `c * M < K` gets 1; the
    rest share what is left of `M` and `K` in proportion, rounded to nearest, at least 1. While the sum
    is short of `2^P`, the symbol with the largest `c / (2 f + 1)` gets one more; while it is over, of
@@ -181,6 +182,16 @@ def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ign
             symbols[n_symbols] = s
             n_kept += np.int64(counts[s])
             n_symbols += 1
+    if n_symbols == 1:
+        other, most = np.int64(0), np.int64(0)
+        for s in range(256):
+            c = np.int64(counts[s])
+            if most < c < least:
+                other, most = s, c
+        if most != 0:
+            symbols[1] = max(symbols[0], other)
+            symbols[0] = min(symbols[0], other)
+            n_symbols, n_kept = np.int64(2), n_kept + most
     if n_symbols < 2:
         return 0, np.int64(1) << 32
     normalise(counts, symbols, n_symbols, n_kept, bits, frequencies)

@@ -5,8 +5,6 @@
 // and writes planes; encode_planes codes each plane; locate_payloads adds up; place_payloads
 // moves payloads to where they belong. At last store_words and write_tables finish the frames.
 
-constexpr u32 ENCODE_WARPS = 4;
-
 template <class Word>
 DEVICE u64 split_block(const Job& job, const u8* words, u32 n_bytes, u8* planes, u64 room, u64* sums) {
     u32 n_planes = job.n_planes, transform = job.transform;
@@ -56,27 +54,31 @@ KERNEL encode_planes(const Job* jobs, u64 n_jobs, u64 first_entry, u64 n_entries
 }
 
 // Block of threads `i` moves the payload of entry `first_entry + i` into its frame, if it still fits.
+// It comes from slot `i`, or from `sources[e]` if that is not null.
 KERNEL place_payloads(const Job* jobs, u64 n_jobs, u64 first_entry, const u8* symbols, const u8* coded,
-                      u64 room, const u32* entries, const u64* offsets) {
+                      u64 room, const u32* entries, const u64* offsets, const u32* sources) {
     u64 e = first_entry + block_index();
     const Job& job = jobs[job_of_entry(jobs, n_jobs, e)];
     u64 block = (e - job.first_entry) / job.n_planes;
     u32 plane = (e - job.first_entry) % job.n_planes;
     u32 size = payload_bytes(entries[e]), coder = entries[e] >> ENTRY_CODER_SHIFT;
-    u64 at = table_end(job, job.n_planes) + offsets[job.first_block + block] -
-             offsets[job.first_block] + payloads_bytes(entries + e - plane, plane);
+    if (size == 0) return;
+    u64 at = payloads_start(job) + offsets[job.first_block + block] - offsets[job.first_block] +
+             payloads_bytes(entries + e - plane, plane);
     if (at + aligned(size) > max_encoded_bytes(job)) return;  // the frame will be stored
-    const u8* whole = symbols + block_index() * room;
-    const u8* parts = coded + block_index() * room;
-    if (job.bits[plane] < 8) whole = parts;
+    u64 slot = sources == nullptr ? block_index() : sources[e];
+    const u8* whole = symbols + slot * room;
+    const u8* parts = coded + slot * room;
+    if (coder != RAW || job.bits[plane] < 8) whole = parts;
+    bool in_parts = coder == RANS8 || coder == RANS12;
     u32 head = 0, n_words = 0;
-    if (coder != RAW && coder != CONSTANT) {
+    if (in_parts) {
         n_words = read_u32(parts);
         head = RANS_HEADER_BYTES + table_bytes(coder, parts[6] + 1u, parts[7]);
     }
     for (u32 from = thread_index() * CHUNK; from < size; from += n_threads() * CHUNK) {
         Chunk chunk = {0, 0};
-        if (coder == RAW) {
+        if (!in_parts) {
             chunk = load_chunk(whole + from);
         } else {
             for (u32 k = 0; k < CHUNK && from + k < size; k += 2) {
@@ -111,6 +113,7 @@ KERNEL write_tables(const Job* jobs, const u64* hashes, const u32* entries, cons
     u32 n_planes = stored ? 0 : job.n_planes;
     u64 size = stored ? max_encoded_bytes(job) : coded_bytes(job, offsets);
     u64 n_blocks = n_blocks_of(job), n_entries = n_blocks * n_planes, end = table_end(job, n_planes);
+    u64 section_bytes = stored ? 0 : job.section_bytes;
     u64* header = reinterpret_cast<u64*>(job.frame);
     if (thread_index() == 0) {
         header[0] = MAGIC_WORD | u64(VERSION) << 32 | u64(job.dtype_code) << 40 |
@@ -118,7 +121,7 @@ KERNEL write_tables(const Job* jobs, const u64* hashes, const u32* entries, cons
         header[DECODED_BYTES_OFFSET / 8] = job.n_words * job.word_bytes;
         header[DECODED_BYTES_OFFSET / 8 + 1] = size;
         header[HASH_OFFSET / 8] = 0;
-        header[HASH_OFFSET / 8 + 1] = stored ? STORED : 0;
+        header[HASH_OFFSET / 8 + 1] = stored ? STORED : job.flags | section_bytes << 32;
         sizes[block_index()] = size;
     }
     u64* shape = header + HEADER_BYTES / 8;
@@ -131,7 +134,10 @@ KERNEL write_tables(const Job* jobs, const u64* hashes, const u32* entries, cons
     for (u64 i = thread_index(); i < n_padded; i += n_threads()) {
         table[i] = i < n_entries ? entries[job.first_entry + i] : 0;
     }
+    for (u64 at = thread_index() * CHUNK; at < section_bytes; at += n_threads() * CHUNK) {
+        store_chunk(job.frame + end + at, load_chunk(job.section + at));
+    }
     sync_block();
-    u64 hash = xxh3(job.frame, end, sums);
+    u64 hash = xxh3(job.frame, end + section_bytes, sums);
     if (thread_index() == 0) header[HASH_OFFSET / 8] = hash;
 }

@@ -12,7 +12,10 @@ struct Job {          // an array and its frame; kernels/cuda.py has the same fi
     u64 n_words;
     u64 first_block;  // its number in the batch
     u64 first_entry;
-    const u64* shape;  // this, `n_dims` and `dtype_code` are for encoders
+    u64 first_slot;    // this, the next three, `n_dims` and `dtype_code` are for encoders
+    const u64* shape;
+    const u8* section;  // of the model, as it stands in the frame
+    u64 section_bytes;
     const u8* model;   // the offsets of a predicted frame, one part after the other; and of
     u64 n_rows;        // the whole matrix, of which
     u64 first_word;    // the words of this job are those from this number on
@@ -93,10 +96,13 @@ DEVICE u64 payloads_bytes(const u32* entries, u32 n_planes) {
     return size;
 }
 
-// Bytes of header, shape, hashes, entries and padding of a frame with these planes.
+// Bytes of header, shape, hashes, entries and padding of a frame with these planes, without a model.
 DEVICE u64 table_end(const Job& job, u32 n_planes) {
     return aligned(HEADER_BYTES + 8 * u64(job.n_dims) + n_blocks_of(job) * (8 + 4 * n_planes));
 }
+
+// Where the payloads of a frame with its planes coded start.
+DEVICE u64 payloads_start(const Job& job) { return table_end(job, job.n_planes) + job.section_bytes; }
 
 // The most that a frame can take: all words stored as they are.
 DEVICE u64 max_encoded_bytes(const Job& job) {
@@ -106,7 +112,7 @@ DEVICE u64 max_encoded_bytes(const Job& job) {
 // Bytes of the frame with its planes coded; `offsets` as `locate_payloads` fills them.
 DEVICE u64 coded_bytes(const Job& job, const u64* offsets) {
     u64 last = job.first_block + n_blocks_of(job);
-    return table_end(job, job.n_planes) + offsets[last] - offsets[job.first_block];
+    return payloads_start(job) + offsets[last] - offsets[job.first_block];
 }
 
 // Whether nothing was gained, and the frame stores its words.

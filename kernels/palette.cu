@@ -57,3 +57,65 @@ DEVICE u32 decode_palette(const u8* payload, u32 size, u32 n, u32 bits, u32 code
     sync_block();
     return wrong[1] ? BAD_PATCH : OK;
 }
+
+// --- encode ---------------------------------------------------------------------------------------
+
+struct Palette {
+    u32 code_bits, base;
+    u64 size;  // estimated
+};
+
+// A warp finds the best palette for `n` symbols, judged by the counts of `n_counted` of them.
+DEVICE Palette plan(const u32* counts, u32 n_counted, u32 n, u32 bits) {
+    u32 whole = 1u << bits, n_rows = (n + ROW - 1) / ROW;
+    Palette best = {0, 0, ~0ull};
+    for (u32 k = 0; k <= PALETTE_MAX_BITS && k < bits; k++) {
+        u32 key = 0;  // the first of the fullest windows has the largest
+        for (u32 base = lane_index(); base < whole; base += WARP) {
+            u32 inside = 0;
+            for (u32 s = 0; s < 1u << k; s++) inside += counts[(base + s) & (whole - 1)];
+            u32 here = inside << 8 | (255 - base);
+            key = here > key ? here : key;
+        }
+        key = max_of_warp(key);
+        u64 n_patches = (u64(n_counted - (key >> 8)) * n + n_counted - 1) / n_counted;
+        u64 size = 8 * k * n_rows + PATCH_BYTES * n_patches + 1;
+        if (size < best.size) best = {k, 255 - (key & 255), size};
+    }
+    return best;
+}
+
+// A warp writes the payload of `n` symbols; its bytes, or 0 if they would not be fewer than `limit`.
+DEVICE u32 encode_palette(const u8* symbols, u32 n, u32 bits, u32 code_bits, u32 base, u8* out, u32 limit) {
+    u32 lane = lane_index(), mask = (1u << bits) - 1, span = 1u << code_bits, n_patches = 0;
+    u32 n_rows = (n + ROW - 1) / ROW, positions = 8 * code_bits * n_rows;
+    if (positions >= limit) return 0;
+    for (u32 i = lane; i < n; i += WARP) n_patches += ((symbols[i] - base) & mask) >= span;
+    n_patches = sum_of_warp(n_patches);
+    u32 size = positions + PATCH_BYTES * n_patches + 1;
+    if (size >= limit || n_patches == n) return 0;
+    u64* words = reinterpret_cast<u64*>(out);
+    u32 n_before = 0;
+    for (u32 row = 0; row < n_rows; row++) {
+        u32 codes[2];
+        for (u32 half = 0; half < 2; half++) {
+            u32 i = row * ROW + half * WARP + lane;
+            u32 code = i < n ? (symbols[i] - base) & mask : 0;
+            u32 lanes = ballot(code >= span);
+            if (code >= span) {
+                u32 j = n_before + count_ones(lanes & lanes_below());
+                write_u16(out + positions + 2 * j, i);
+                out[positions + 2 * n_patches + j] = symbols[i];
+                code = 0;
+            }
+            n_before += count_ones(lanes);
+            codes[half] = code;
+        }
+        for (u32 j = 0; j < code_bits; j++) {
+            u64 word = joined(ballot(codes[0] >> j & 1), ballot(codes[1] >> j & 1));
+            if (lane == j) words[row * code_bits + j] = word;
+        }
+    }
+    if (lane == 0) out[size - 1] = base;
+    return size;
+}

@@ -412,12 +412,18 @@ def _fit_entry_point(sources: str = SOURCES) -> Any:
     return fit_matrix
 
 
-def is_promising(words: NDArray[Any], name: str) -> bool:
-    """Step 3, in NumPy: most matrices have no model, and need not wait for a compiler."""
-    magnitude = words.dtype.type((1 << (8 * words.itemsize - 1)) - 1)
-    shift = words.dtype.type(PREDICTED_TYPES[name].mantissa_bits - OFFSET_LOG)
-    sample = words[:: -(-len(words) // PROBE_ROWS), :PROBE_COLUMNS] & magnitude
-    logs = (sample >> shift).astype(np.float64)  # exact: all sums stay below 2^53
+def probe_step(n_rows: int) -> int:
+    """Every how many-th row the probe of step 3 looks at, at its first `PROBE_COLUMNS` words."""
+    return -(-n_rows // PROBE_ROWS)
+
+
+def is_promising(sample: NDArray[Any], name: str) -> bool:
+    """Step 3 for the words of the probe, in NumPy: most matrices have no model, and need not wait
+    for a compiler.
+    """
+    magnitude = sample.dtype.type((1 << (8 * sample.itemsize - 1)) - 1)
+    shift = sample.dtype.type(PREDICTED_TYPES[name].mantissa_bits - OFFSET_LOG)
+    logs = ((sample & magnitude) >> shift).astype(np.float64)  # exact: all sums stay below 2^53
     n, m = logs.shape
     n_missing = logs.size - np.count_nonzero(logs)
     if n_missing:
@@ -437,7 +443,9 @@ def fit(words: NDArray[Any], name: str, max_rank: int = MAX_RANK) -> Model | Non
     """
     n_rows, n_columns = words.shape
     assert words.flags.c_contiguous
-    if not MIN_COLUMNS <= n_columns <= MAX_COLUMNS or not is_promising(words, name):
+    if not MIN_COLUMNS <= n_columns <= MAX_COLUMNS or not is_promising(
+        words[:: probe_step(n_rows), :PROBE_COLUMNS], name
+    ):
         return None
     mantissa_bits, middle, _ = PREDICTED_TYPES[name]
     width = -(-n_columns // LANES) * LANES

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adds golden frames for the current format version; never changes one that exists.
+"""Adds golden frames and files for the current format version; never changes one that exists.
 
     python tests/make_golden.py
 
 Run it once for a release, after the format is settled. `tests/golden/v1/index.json` names for
-each frame the data type, shape, SHA-256 of the decoded bytes and of the frame itself.
+each frame the data type, shape, SHA-256 of the decoded bytes and of the frame itself;
+`files.json` the two hashes of each file of the filesystem.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import helpers
 import make_frames
 import ml_dtypes
 import numpy as np
@@ -20,6 +22,7 @@ import seeds
 from helpers import raw_bytes, sha256
 
 import gpucodec
+from gpucodec.fs.encoder import encoded
 from gpucodec.kernels import quantspec, spec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,6 +51,35 @@ def containers() -> Iterator[make_frames.Made]:
         yield make_frames.Made(f"quantized-{name}-{dtype.name}", frame, dtype.name, (3, 37), raw)
 
 
+def files() -> Iterator[tuple[str, bytes, bytes]]:
+    """Name, contents and bytes of files: one frame, several, none, and several sections."""
+    text = b"a line of a log, and another\n" * 40
+    floats = helpers.sample("float32", 300, "values").tobytes()
+    noise = np.random.default_rng(3).bytes(300)
+    for name, contents in (
+        ("empty", b""),
+        ("text", text),
+        ("noise", noise),
+        ("floats", floats + b"end"),  # bytes that are no whole word are a frame of their own
+        ("doubles", helpers.sample("float64", 200, "values").tobytes()),
+    ):
+        yield name, contents, encoded(contents)
+    yield "sections", text + floats + noise, encoded(text) + encoded(floats) + encoded(noise)
+
+
+def add_files(folder: Path) -> None:
+    """Files that are not there yet."""
+    index_path = folder / "files.json"
+    index = json.loads(index_path.read_text()) if index_path.exists() else {}
+    for name, contents, file in files():
+        path = folder / f"{name}.gpc"
+        if not path.exists() and name not in index:
+            path.write_bytes(file)
+            index[name] = {"decoded_sha256": sha256(contents), "file_sha256": sha256(file)}
+            print("added", path.name)
+    index_path.write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
 def main() -> None:
     folder = GOLDEN / f"v{spec.VERSION}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +98,7 @@ def main() -> None:
         }
         print("added", file.name)
     index_path.write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+    add_files(folder)
 
 
 if __name__ == "__main__":

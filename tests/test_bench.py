@@ -12,12 +12,15 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+
+import gpucodec
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # bench/ is not installed
 
-from bench import bounds, corpus, goals, levels, measure, peers  # noqa: E402
+from bench import bounds, corpus, goals, levels, measure, peers, state_ratios, states  # noqa: E402
 
 FAKES = {
     "weights": np.float32,
@@ -153,3 +156,43 @@ def test_filesystem_run():
     assert 1 <= blocks <= 1.5
     faster = float(done.stdout.partition(" ms, ")[2].split()[0])
     assert faster >= 20
+
+
+def test_the_bound_of_predicted_matrices_is_one():
+    """Never above what the encoder needs, and hardly below it."""
+    rng = np.random.default_rng(0)
+    scales = np.exp2(rng.normal(0, 3, (512, 1)) + rng.normal(0, 3, 512))
+    array = (scales * rng.chisquare(4, (512, 512))).astype(np.float32)
+    bound = bounds.best_bits(array) / 8
+    assert bound < 0.95 * bounds.bits(array) / 8
+    assert bound <= gpucodec.encode(array).size <= 1.02 * bound
+    noise = rng.integers(0, 256, 1 << 20, np.uint8).view(np.float32)
+    assert bounds.best_bits(noise) == bounds.bits(noise)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what ZipNN imports
+def test_ratios_of_a_training_state():
+    """Everything that is stored counts, weights are derived, and the bound is near."""
+    pytest.importorskip("zipnn")
+    pytest.importorskip("zstandard")
+    rng = np.random.default_rng(0)
+
+    def parts(step):
+        drift = np.random.default_rng(1).normal(0, 1e-5 * step, (300, 256))
+        arrays = {"weights": rng.normal(0, 0.02, (300, 256)) + drift}
+        arrays |= {"exp_avg": drift, "exp_avg_sq": drift**2}
+        rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
+        return {k: {"a": torch.from_numpy(v.astype(np.float32))} for k, v in arrays.items()}
+
+    rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
+    state, later = (states.mixed(parts(step), step) for step in (1, 2))
+    full = state_ratios.full_table(state)
+    rows = {row[0]: row[1:] for row in full.rows}
+    assert rows["gpucodec"][0] == rows["bound"][0] == "derived"
+    assert float(rows["gpucodec"][-1]) == pytest.approx(float(rows["bound"][-1]), rel=0.04)
+    assert float(rows["gpucodec, weights stored too"][-1]) < float(rows["gpucodec"][-1])
+    delta = {row[0]: row[1:] for row in state_ratios.delta_table(state, later).rows}
+    assert float(delta["gpucodec"][1]) > float(rows["gpucodec"][1])
+    [ten, few] = state_ratios.weights_table(state, later).rows
+    assert float(few[2]) > float(ten[2]) > 1.5
+    assert few[1] == "1.00 %"

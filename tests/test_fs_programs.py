@@ -9,19 +9,25 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from gpucodec_s3 import BUCKET
 from helpers import sample
 
 VALUES = sample("float32", 300_000, "values").reshape(300, 1000)
 
 
-@pytest.fixture(params=["memory", "file"])
-def url(request, tmp_path):
+@pytest.fixture(params=["memory", "file", "s3"])
+def url(request, tmp_path, monkeypatch):
     """A folder, as a URL without gpucodec; and where its bytes are counted."""
     if request.param == "memory":
         yield "memory://programs"
         MemoryFileSystem.store.clear()
-    else:
+    elif request.param == "file":
         yield f"file://{tmp_path}"
+    else:
+        monkeypatch.setitem(fsspec.config.conf, "s3", request.getfixturevalue("s3_options"))
+        yield f"s3://{BUCKET}/programs"
+        fs = fsspec.filesystem("s3")
+        fs.rm(f"{BUCKET}/programs", recursive=True)
 
 
 def stored(url: str) -> int:
@@ -100,3 +106,61 @@ def test_pandas(url):
     whole = io.BytesIO()
     table.to_csv(whole, index=False)
     assert stored(f"{url}/table.csv") < 0.6 * whole.tell()
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning: few workers, no validation
+def test_lightning(url, tmp_path):
+    """Saves checkpoints while training, keeps the best, and resumes from one."""
+    torch = pytest.importorskip("torch")
+    lightning = pytest.importorskip(
+        "lightning", reason="needs Lightning: pip install 'gpucodec[test-fs]'"
+    )
+
+    class Model(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(256, 256)
+
+        def training_step(self, batch, _number):
+            loss = (self.layer(batch) - batch).square().mean()
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters())
+
+    def trainer(steps):
+        saving = lightning.pytorch.callbacks.ModelCheckpoint(
+            dirpath=f"gpucodec::{url}",
+            monitor="loss",
+            every_n_train_steps=2,
+            save_top_k=1,
+            save_last=True,
+        )
+        return lightning.Trainer(
+            max_steps=steps,
+            callbacks=[saving],
+            default_root_dir=str(tmp_path),
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+    torch.manual_seed(0)
+    batches = torch.utils.data.DataLoader(torch.randn(64, 256), batch_size=8)
+    model, first = Model(), trainer(4)
+    first.fit(model, batches)
+    last = first.checkpoint_callback.last_model_path
+    assert last.startswith("gpucodec::")
+    fs, path = fsspec.url_to_fs(last)
+    assert fs.info(path)["physical_size"] < 0.95 * fs.info(path)["size"]
+    with fsspec.open(last, "rb") as file:
+        state = torch.load(file, weights_only=True)["state_dict"]
+    assert torch.equal(state["layer.weight"], model.layer.weight.detach())
+
+    model, second = Model(), trainer(6)
+    second.fit(model, batches, ckpt_path=last)
+    assert second.global_step == 6
+    names = [name.rpartition("/")[2] for name in fs.ls(fs._parent(path), detail=False)]
+    assert "last.ckpt" in names

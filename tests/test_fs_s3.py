@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 
 import fsspec
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from gpucodec_s3 import BUCKET
 
-from gpucodec.fs import sink
+from gpucodec.fs import encoder, multipart
 
 PART = 5 << 20  # the least that S3 takes
 NOISE = np.random.default_rng(0).bytes(3 * PART + 1234)
@@ -19,11 +20,8 @@ NOISE = np.random.default_rng(0).bytes(3 * PART + 1234)
 
 @pytest.fixture
 def s3(s3_options, monkeypatch):
-    """Our filesystem, with uploads from the disk in several parts; and the client below it."""
-    import s3fs.core
-
-    monkeypatch.setattr(sink, "SPOOL_BYTES", 1 << 20)
-    monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda _size, chunksize=None: PART)
+    """Our filesystem, with uploads in several parts; and the client below it."""
+    monkeypatch.setattr(multipart, "PART_BYTES", PART)
     fs = fsspec.filesystem(
         "gpucodec", target_protocol="s3", target_options=s3_options, skip_instance_cache=True
     )
@@ -94,6 +92,79 @@ def test_a_failed_upload_leaves_the_old_object(s3, monkeypatch):
     assert fs.cat_file(path) == b"old"
     assert not fs.fs.list_multipart_uploads(BUCKET)
     fs.rm(path)
+
+
+def test_parts_go_while_the_file_is_written_and_nothing_appears_before_its_end(s3, monkeypatch):
+    fs, client = s3
+    seen = watched(client, monkeypatch, "upload_part", lambda _number: None)
+    path = f"{BUCKET}/overlapped/file"
+    file = fs.open(path, "wb")
+    for _ in range(7):
+        file.write(NOISE)
+    begun = seen["calls"]
+    assert begun >= 8
+    assert not fs.exists(path)
+    held = len(file._sink._held) + PART * len(file._sink._under_way)
+    assert held < encoder.WINDOW_BYTES + PART * (1 + multipart.WAYS)
+    file.close()
+    assert seen["most"] <= multipart.WAYS
+    assert fs.cat_file(path) == 7 * NOISE
+    fs.rm(path)
+    fs.pipe_file(path, 2 * NOISE)  # more than is encoded at once
+    assert seen["calls"] > begun + 4
+    assert fs.cat_file(path) == 2 * NOISE
+    fs.rm(path)
+
+
+@pytest.mark.parametrize("way", ["exception", "forgotten", "transaction"])
+def test_what_was_sent_of_a_file_that_does_not_appear_is_dropped(s3, way):
+    fs, _ = s3
+    path = f"{BUCKET}/dropped/file"
+    fs.pipe_file(path, b"old")
+
+    def written():
+        file = fs.open(path, "wb")
+        for _ in range(3):
+            file.write(NOISE)
+        assert fs.fs.list_multipart_uploads(BUCKET)
+        return file
+
+    if way == "exception":
+        with contextlib.suppress(ZeroDivisionError), written():
+            raise ZeroDivisionError
+    elif way == "forgotten":
+        forgotten = [written()]
+        with pytest.warns(ResourceWarning):
+            forgotten.clear()
+    else:
+        with contextlib.suppress(ZeroDivisionError), fs.transaction:
+            written().close()
+            raise ZeroDivisionError
+    assert not fs.fs.list_multipart_uploads(BUCKET)
+    assert fs.cat_file(path) == b"old"
+    fs.rm(path)
+
+
+def test_in_coroutines(s3_options, monkeypatch):
+    monkeypatch.setattr(multipart, "PART_BYTES", PART)
+
+    async def work():
+        fs = fsspec.filesystem(
+            "gpucodec",
+            target_protocol="s3",
+            target_options=s3_options | {"skip_instance_cache": True},
+            asynchronous=True,
+            skip_instance_cache=True,
+        )
+        path = f"{BUCKET}/coroutines/file"
+        await fs._pipe_file(path, 2 * NOISE)
+        assert await fs._cat_file(path) == 2 * NOISE
+        with pytest.raises(FileExistsError):
+            await fs._pipe_file(path, 2 * NOISE, mode="create")
+        await fs._rm_file(path)
+        await fs.fs._s3.close()
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize("content", [b"small", NOISE])

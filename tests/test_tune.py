@@ -46,7 +46,7 @@ def learn(tuner, tensors, seconds=lambda _config, nbytes: nbytes / 1e9):
     for one in subjects(tensors):
         config = chosen[one.name]
         nbytes = size(one.array, config)
-        tuner.observe(one, config, nbytes, seconds(config, one.nbytes))
+        tuner.observe(one.name, config, nbytes, seconds(config, one.nbytes))
     tuner.end_round()
     return chosen
 
@@ -136,6 +136,7 @@ def test_what_it_learns_is_stored_with_the_checkpoint(tmp_path):
     known = checkpoint.open(folder).manifest.extra["tuner"]
     assert known["rounds"] == 3
     assert {one[2] for one in known["history"]} == {*state()}
+    assert {one[0] for one in known["history"]} == {*known["features"]}
     assert checkpoint.verify(folder)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ..errors import GpucodecError
 from . import manifest as manifests
 from .read import read_manifest
-from .storage.local import TEMPORARY
+from .storage.local import TEMPORARY, Local
 from .write import FOLDER
 
 if TYPE_CHECKING:
@@ -77,9 +77,16 @@ def collect(storage: Storage) -> int:
     return len(unnamed)
 
 
-def _beside(storage: Storage) -> Iterator[str]:
-    from .storage.local import Local
+def remove(storage: Storage) -> None:
+    """Delete a checkpoint, manifest first; what steps of a series refer to stays."""
+    storage.delete(manifests.NAME)
+    storage.flush()  # before what it names is deleted
+    collect(storage)
+    if isinstance(storage, Local):
+        storage.remove_root()
 
+
+def _beside(storage: Storage) -> Iterator[str]:
     if isinstance(storage, Local):  # elsewhere a commit leaves nothing
         yield from storage.names("")
         yield from storage.names(f"{STEPS}/")

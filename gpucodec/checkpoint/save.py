@@ -204,16 +204,17 @@ class Job:
             stored = [pair for pair in pairs if pair[0].name not in self._sources]
             for (leaf, _), path in zip(stored, writer.write(stored), strict=True):
                 self._paths[leaf.name] = path
-            for leaf, config in pairs:
-                if leaf.name in self._sources:
-                    self._references[leaf.name] = writer.refer(leaf, config)
+            rounded = [pair for pair in pairs if pair[0].name in self._sources]
+            references = workers.map(lambda pair: writer.refer(*pair), rounded)
+            for (leaf, _), reference in zip(rounded, references, strict=True):
+                self._references[leaf.name] = reference
         if self.tuner is not None:
             for leaf, config in stored:
                 array = writer.arrays[self._paths[leaf.name]]
-                seconds = writer.seconds.get(array.path, 0.0)  # 0 of what was there already
                 if array.delta is None:
-                    stored_bytes = array.encoded_bytes - array.metadata.size
-                    tuning.observe(self.tuner, leaf, self.kinds, config, stored_bytes, seconds)
+                    nbytes = array.encoded_bytes - array.metadata.size
+                    seconds = writer.seconds.get(array.path, 0.0)  # 0 of what was there already
+                    self.tuner.observe(leaf.name, config, nbytes, seconds)
         self._arrays |= writer.arrays
         self._written_bytes += writer.written_bytes
 

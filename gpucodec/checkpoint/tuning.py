@@ -36,24 +36,9 @@ def recall(tuner: Tuner, storage: Storage, key: str = manifests.NAME) -> None:
 
 def plan(tuner: Tuner, leaves: Sequence[Leaf], kinds: Mapping[str, str]) -> dict[str, Any]:
     """A configuration for each tensor, by name."""
-    return tuner.plan([_subject(leaf, kinds, _shown(leaf)) for leaf in leaves])
-
-
-def observe(
-    tuner: Tuner,
-    leaf: Leaf,
-    kinds: Mapping[str, str],
-    config: Any,
-    nbytes: int,
-    seconds: float,
-) -> None:
-    """Tell it what a tensor cost."""
-    subject = _subject(leaf, kinds, np.empty(0, leaf.dtype.numpy))
-    tuner.observe(subject, config, nbytes, seconds)
-
-
-def _subject(leaf: Leaf, kinds: Mapping[str, str], shown: np.ndarray[Any, Any]) -> Subject:
-    return Subject(leaf.name, kinds[leaf.name], shown, leaf.nbytes)
+    return tuner.plan(
+        [Subject(leaf.name, kinds[leaf.name], _shown(leaf), leaf.nbytes) for leaf in leaves]
+    )
 
 
 def _shown(leaf: Leaf) -> np.ndarray[Any, Any]:

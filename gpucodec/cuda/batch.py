@@ -66,6 +66,7 @@ class Batch:
         self.jobs = np.zeros(n_jobs, kernels.JOB)
         self.first_block = np.zeros(n_jobs + 1, np.int64)
         self.first_entry = np.zeros(n_jobs + 1, np.int64)
+        self.first_slot = np.zeros(n_jobs + 1, np.int64)
 
     def describe(
         self,
@@ -93,8 +94,10 @@ class Batch:
         job["dtype_code"], job["word_bytes"] = dtype.spec.code, dtype.spec.word_bytes
         job["transform"], job["n_planes"], job["flags"] = dtype.spec.transform, len(bits), flags
         job["bits"][: len(bits)] = bits
+        job["first_slot"] = self.first_slot[i]
         self.first_block[i + 1] = self.first_block[i] + n_blocks
         self.first_entry[i + 1] = self.first_entry[i] + n_blocks * len(bits)
+        self.first_slot[i + 1] = self.first_slot[i] + n_blocks * self._slots(job)
 
     @property
     def n_blocks(self) -> int:
@@ -106,10 +109,23 @@ class Batch:
         """Entries of all jobs."""
         return int(self.first_entry[-1])
 
+    @staticmethod
+    def _slots(jobs: Any) -> Any:
+        """Planes that an encoder tries for a block: in sparse frames with zeros, and without."""
+        n_planes = jobs["n_planes"].astype(np.int64)
+        return np.where(jobs["flags"] & spec.SPARSE, 2 * n_planes - 2, n_planes)
+
+    def _before_blocks(self, per_block: Ints) -> Ints:
+        all_blocks = np.repeat(per_block, np.diff(self.first_block))
+        return np.concatenate([[0], np.cumsum(all_blocks)])
+
     def entries_before_blocks(self) -> Ints:
         """int64[n_blocks + 1]: the number of each block's first entry, and of all."""
-        per_block = np.repeat(self.jobs["n_planes"].astype(np.int64), np.diff(self.first_block))
-        return np.concatenate([[0], np.cumsum(per_block)])
+        return self._before_blocks(self.jobs["n_planes"].astype(np.int64))
+
+    def slots_before_blocks(self) -> Ints:
+        """int64[n_blocks + 1]: the number of each block's first slot of an encoder, and of all."""
+        return self._before_blocks(self._slots(self.jobs))
 
     def rooms(self) -> Ints:
         """int64[n_jobs]: symbols that a plane of a block of each job has, rounded up to rows."""

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoding: launches over all blocks of all arrays of a batch.
 
-Everything runs on one stream, in order, and waits for the device once, for the sizes.
+Everything runs on one stream, in order, and waits for the device once, for the sizes; twice if an
+array with zeros turned out to have none that pay.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..frame import max_encoded_bytes
-from ..kernels import cuda as kernels
+from ..frame import max_encoded_bytes, plane_bits
+from ..kernels import cuda as kernels, spec
 from . import batch as batches
 from .batch import ALIGNED, Batch, Upload, place, waves
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..dtypes import DType
-    from .device import Device
+    from .batch import Host, Ints
+    from .device import Device, Memory
+    from .models import Model
 
 
 @dataclass
@@ -35,6 +38,12 @@ class Source:
     block_log: int
     out: int
     """Device address with room for `max_bytes`."""
+    flags: int = 0
+    """Of the frame: SPARSE, PREDICTED."""
+    model: Model | None = None
+    """If it is predicted."""
+    first_word: int = 0
+    """The number of the first word in the matrix of the model."""
 
     @property
     def n_words(self) -> int:
@@ -47,86 +56,181 @@ class Source:
         return self.n_words * self.dtype.spec.word_bytes
 
     @property
+    def block_bytes(self) -> int:
+        """Bytes of a full block."""
+        return self.dtype.spec.word_bytes << self.block_log
+
+    @property
     def max_bytes(self) -> int:
         """The most bytes that its frame can have."""
         return max_encoded_bytes(self.dtype, self.shape, self.block_log)
 
 
-def encode(device: Device, sources: Sequence[Source], stream: int) -> list[int]:
-    """Encode arrays as frames; waits for their sizes, bytes of each, and returns these."""
-    if not sources:
-        return []
-    kept: list[Any] = []
-    batch = Batch(len(sources))
-    upload = Upload()
-    moved = []
-    for i, source in enumerate(sources):
-        words = place(device, source.words, source.n_bytes, stream, kept)
-        out = source.out
-        if out % ALIGNED:
-            memory = device.allocate(source.max_bytes, stream)
-            kept.append(memory)
-            out = memory.address
-            moved.append((i, out))
-        batch.describe(
-            i,
-            source.dtype,
-            n_words=source.n_words,
-            block_log=source.block_log,
-            bits=source.dtype.spec.planes,
-            words=words,
-            frame=out,
-        )
-        batch.jobs["n_dims"][i] = len(source.shape)
-        batch.jobs["shape"][i] = upload.add(np.array(source.shape, np.uint64))
+@dataclass
+class Work:
+    """The blocks of a batch on their way to frames, which are all plain, or none is."""
+
+    device: Device
+    stream: int
+    profile: int | None
+    """None: all frames are plain, and the kernels of these do."""
+    batch: Batch
+    kept: list[Any] = field(default_factory=list)
+    jobs: tuple[int, int] = (0, 0)
+    entries: int = 0
+    hashes: int = 0
+    offsets: int = 0
+    packed: int = 0
+    """uint32[n_jobs]: whether a block of a sparse frame has left out its zeros."""
+    moved: list[tuple[int, int]] = field(default_factory=list)
+    """Frames that are not written where they belong: their numbers, and where they are."""
+
+    def memory(self, n_bytes: int) -> int:
+        """The address of memory that lives as long as this."""
+        found: Memory = self.device.allocate(n_bytes, self.stream)
+        self.kept.append(found)
+        return found.address
+
+    def launch(self, kernel: str, n: int, n_threads: int, *arguments: int) -> None:
+        """Run a kernel on `n` blocks of threads, if any, behind whose jobs these arguments come."""
+        if n:
+            self.device.launch(kernel, n, n_threads, (*self.jobs, *arguments), self.stream)
+
+    def tell(self, sources: Sequence[Source]) -> None:
+        """Upload what the kernels are told of the arrays."""
+        batch, upload = self.batch, Upload()
+        for i, source in enumerate(sources):
+            out = source.out
+            if out % ALIGNED:
+                out = self.memory(source.max_bytes)
+                self.moved.append((i, out))
+            batch.describe(
+                i,
+                source.dtype,
+                n_words=source.n_words,
+                block_log=source.block_log,
+                bits=plane_bits(source.dtype, source.flags),
+                flags=source.flags,
+                words=place(self.device, source.words, source.n_bytes, self.stream, self.kept),
+                frame=out,
+            )
+            batch.jobs["n_dims"][i] = len(source.shape)
+            batch.jobs["shape"][i] = upload.add(np.array(source.shape, np.uint64))
+            if source.model is not None:
+                source.model.describe(batch.jobs[i], source.first_word)
+        assert batch.n_entries < 1 << 31, batch.n_entries  # blocks of threads of a launch
+        jobs_at = upload.add(batch.jobs)
+        told = self.memory(upload.n_bytes)
+        batch.jobs["shape"] += np.uint64(told)  # known only now
+        self.device.upload(told, upload.joined(), self.stream)
+        self.jobs = told + jobs_at, len(batch.jobs)
+        self.entries = self.memory(4 * batch.n_entries)
+        self.hashes, self.offsets = (self.memory(8 * (batch.n_blocks + 1)) for _ in range(2))
+
+    def code(self, *, place_payloads: bool) -> None:
+        """Code all blocks, in as many rounds as the memory between the stages asks for."""
+        batch = self.batch
+        room = int(batch.rooms().max(initial=0))
+        entries_before, slots_before = batch.entries_before_blocks(), batch.slots_before_blocks()
+        most = max(1, batches.SCRATCH_BYTES // 2 // max(1, room))
+        runs = list(waves(slots_before, most)) or [(0, 0)]
+        n_slots = max(int(slots_before[last] - slots_before[first]) for first, last in runs)
+        symbols, coded = self.memory(room * n_slots), self.memory(room * n_slots)
+        counts = coded_entries = sources = 0
+        if self.profile is not None:
+            counts, coded_entries = self.memory(4 * n_slots), self.memory(4 * n_slots)
+            sources = self.memory(4 * batch.n_entries)
+            self.packed = self.memory(4 * len(batch.jobs))
+            self.device.clear(self.packed, 4 * len(batch.jobs), self.stream)
+        for first, last in runs:
+            n_blocks, slot = last - first, int(slots_before[first])
+            n_here = int(slots_before[last]) - slot
+            warps = kernels.ENCODE_WARPS
+            per_plane = -(-n_here // warps), 32 * warps
+            if self.profile is None:
+                planes = symbols, room, self.hashes
+                self.launch("split_blocks", n_blocks, kernels.SPLIT_THREADS, first, slot, *planes)
+                places = symbols, coded, room, self.entries
+                self.launch("encode_planes", *per_plane, slot, n_here, *places)
+            else:
+                split = symbols, room, counts, self.hashes
+                n_threads = kernels.SPLIT_THREADS
+                self.launch("split_full_blocks", n_blocks, n_threads, first, slot, *split)
+                tried = symbols, coded, room, counts, coded_entries
+                self.launch("encode_full_planes", *per_plane, self.profile, slot, n_here, *tried)
+                ways = first, n_blocks, slot, coded_entries, self.entries, sources, self.packed
+                n_threads = kernels.WAYS_THREADS
+                self.launch("choose_ways", -(-n_blocks // n_threads), n_threads, *ways)
+            self.locate(first, n_blocks)
+            if place_payloads:
+                begin, end = int(entries_before[first]), int(entries_before[last])
+                payloads = begin, symbols, coded, room, self.entries, self.offsets, sources
+                self.launch("place_payloads", end - begin, kernels.PLACE_THREADS, *payloads)
+
+    def locate(self, first: int, n_blocks: int) -> None:
+        """Find out where the payloads of blocks go, from their entries."""
+        table = self.entries, first, n_blocks, self.offsets
+        self.launch("locate_payloads", 1, 32 * kernels.SCAN_WARPS, *table)
+
+    def finish(self, sources: Sequence[Source]) -> Host:
+        """Write tables, and frames that store their words; wait for the sizes, uint64[n_jobs]."""
+        sizes = np.zeros(len(sources), np.uint64)
+        at = self.memory(sizes.nbytes)
+        n_threads = kernels.SPLIT_THREADS
+        self.launch("store_words", self.batch.n_blocks, n_threads, self.offsets)
+        frames = self.jobs[0], self.hashes, self.entries, self.offsets, at
+        self.device.launch("write_tables", len(sources), n_threads, frames, self.stream)
+        self.device.download(sizes, at, self.stream)
+        for i, out in self.moved:
+            self.device.copy(sources[i].out, out, int(sizes[i]), self.stream)
+        return sizes
+
+
+def _groups(sources: Sequence[Source], profile: int) -> list[tuple[int | None, list[int]]]:
+    """The plain ones and the others: the profile of these kernels, and the numbers of the sources."""
+    is_plain = [profile == spec.PROFILE_RATIO and not source.flags for source in sources]
+    plain, others = ([i for i, found in enumerate(is_plain) if found == kind] for kind in (1, 0))
+    groups: list[tuple[int | None, list[int]]] = [(None, plain), (profile, others)]
+    return [(kind, group) for kind, group in groups if group]
+
+
+def encode(
+    device: Device, sources: Sequence[Source], stream: int, profile: int = spec.PROFILE_RATIO
+) -> list[int]:
+    """Encode arrays as frames; waits for their sizes, bytes of each, and returns these.
+
+    `profile` is one of `spec.PROFILES`; with that of ratio and without flags frames are plain.
+    """
     sizes = np.zeros(len(sources), np.uint64)
-    device.download(sizes, _encode_blocks(device, batch, upload, stream, kept), stream)
-    for i, out in moved:
-        device.copy(sources[i].out, out, int(sizes[i]), stream)
+    for kind, group in _groups(sources, profile):
+        chosen = [sources[i] for i in group]
+        work = Work(device, stream, kind, Batch(len(chosen)))
+        work.tell(chosen)
+        work.code(place_payloads=True)
+        sizes[group] = work.finish(chosen)
+        if any(source.flags & spec.SPARSE for source in chosen):
+            packed = np.zeros(len(chosen), np.uint32)
+            device.download(packed, work.packed, stream)
+            wrong = [
+                i
+                for i, n in zip(group, packed, strict=True)
+                if sources[i].flags & spec.SPARSE and not n
+            ]
+            again = [replace(sources[i], flags=sources[i].flags & ~spec.SPARSE) for i in wrong]
+            sizes[wrong] = encode(device, again, stream, profile)
     return [int(size) for size in sizes]
 
 
-def _encode_blocks(
-    device: Device, batch: Batch, upload: Upload, stream: int, kept: list[Any]
-) -> int:
-    """Queue all kernels; the address of the sizes, uint64[n_jobs]."""
-    n_jobs, n_blocks = len(batch.jobs), batch.n_blocks
-    assert batch.n_entries < 1 << 31, batch.n_entries  # blocks of threads of a launch
-    jobs_at = upload.add(batch.jobs)
-    told = device.allocate(upload.n_bytes, stream)
-    batch.jobs["shape"] += np.uint64(told.address)  # known only now
-    device.upload(told.address, upload.joined(), stream)
-
-    room = int(batch.rooms().max())
-    before = batch.entries_before_blocks()
-    runs = list(waves(before, max(1, batches.SCRATCH_BYTES // 2 // max(1, room)))) or [(0, 0)]
-    n_slots = max(int(before[last] - before[first]) for first, last in runs)
-    symbols, coded = (device.allocate(room * n_slots, stream) for _ in range(2))
-    entries = device.allocate(4 * batch.n_entries, stream)
-    hashes, offsets = (device.allocate(8 * (n_blocks + 1), stream) for _ in range(2))
-    sizes = device.allocate(8 * n_jobs, stream)
-    kept += [told, symbols, coded, entries, hashes, offsets, sizes]
-
-    jobs = (told.address + jobs_at, n_jobs)
-    for first, last in runs:
-        begin, count = int(before[first]), int(before[last] - before[first])
-        planes = (symbols.address, coded.address, room, entries.address)
-
-        def launch(kernel: str, n: int, n_threads: int, *arguments: int) -> None:
-            if n:
-                device.launch(kernel, n, n_threads, (*jobs, *arguments), stream)
-
-        per_block = (first, begin, symbols.address, room, hashes.address)
-        launch("split_blocks", last - first, kernels.SPLIT_THREADS, *per_block)
-        warps = kernels.ENCODE_WARPS
-        launch("encode_planes", -(-count // warps), 32 * warps, begin, count, *planes)
-        table = (entries.address, first, last - first, offsets.address)
-        launch("locate_payloads", 1, 32 * kernels.SCAN_WARPS, *table)
-        per_entry = (begin, *planes, offsets.address)
-        launch("place_payloads", count, kernels.PLACE_THREADS, *per_entry)
-    if n_blocks:
-        last_pass = (*jobs, offsets.address)
-        device.launch("store_words", n_blocks, kernels.SPLIT_THREADS, last_pass, stream)
-    frames = (jobs[0], hashes.address, entries.address, offsets.address, sizes.address)
-    device.launch("write_tables", n_jobs, kernels.SPLIT_THREADS, frames, stream)
-    return sizes.address
+def coded_bytes(device: Device, sources: Sequence[Source], stream: int, profile: int) -> Ints:
+    """Bytes of payloads and entries that arrays would have; waits for the device."""
+    sizes = np.zeros(len(sources), np.int64)
+    for kind, group in _groups(sources, profile):
+        chosen = [sources[i] for i in group]
+        work = Work(device, stream, kind, Batch(len(chosen)))
+        work.tell(chosen)
+        work.code(place_payloads=False)
+        offsets = np.zeros(work.batch.n_blocks + 1, np.int64)
+        device.download(offsets, work.offsets, stream)
+        sizes[group] = np.diff(offsets[work.batch.first_block])
+        sizes[group] += 4 * np.diff(work.batch.first_entry)
+    return sizes

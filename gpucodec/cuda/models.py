@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import predicted
@@ -21,14 +22,46 @@ def section(frame: Frame) -> Section:
     return found
 
 
-def describe(job: Any, frame: Frame, first_word: int, offsets: int) -> None:
-    """Say in a job, the words of which begin with `first_word` of the array, where its model is.
+@dataclass
+class Model:
+    """A model on the device, of a matrix of words."""
 
-    `offsets` is the device address of the decoded model.
-    """
+    n_rows: int
+    n_columns: int
+    tile_rows: int
+    base: int
+    rank: int
+    shift: int
+    offsets: int
+    """Device address of what `kernels.predictor.join` makes of the model."""
+    section: int = 0
+    """Device address of the section of the frame, if it is encoded."""
+    section_bytes: int = 0
+    kept: list[Any] = field(default_factory=list)
+    """The memory of these."""
+
+    @property
+    def n_offsets(self) -> int:
+        """Bytes of the offsets."""
+        return spec.n_offsets(self.n_rows, self.n_columns, self.tile_rows, self.rank)
+
+    @property
+    def fixed(self) -> tuple[int, int, int, int]:
+        """What the section says in front of the offsets."""
+        return self.n_columns, self.tile_rows, self.base, self.rank
+
+    def describe(self, job: Any, first_word: int) -> None:
+        """Say in a job, the words of which begin with `first_word` of the matrix, what it is."""
+        job["model"], job["section"] = self.offsets, self.section
+        job["section_bytes"], job["first_word"] = self.section_bytes, first_word
+        for name in ("n_rows", "n_columns", "tile_rows", "base", "rank", "shift"):
+            job[name] = getattr(self, name)
+
+
+def of_frame(frame: Frame, offsets: int) -> Model:
+    """The model of a predicted frame, decoded at a device address."""
     found = section(frame)
-    job["model"], job["first_word"] = offsets, first_word
-    job["n_rows"], job["n_columns"] = frame.n_words // found.n_columns, found.n_columns
-    job["tile_rows"], job["rank"], job["base"] = found.tile_rows, found.rank, found.base
-    mantissa_bits = spec.PREDICTED_TYPES[frame.dtype.name].mantissa_bits
-    job["shift"] = mantissa_bits - spec.OFFSET_LOG
+    shift = spec.PREDICTED_TYPES[frame.dtype.name].mantissa_bits - spec.OFFSET_LOG
+    n_rows = frame.n_words // found.n_columns
+    sizes = n_rows, found.n_columns, found.tile_rows
+    return Model(*sizes, found.base, found.rank, shift, offsets)

@@ -46,10 +46,13 @@ async def cat_ranges(
                 requests[i] = Request(found[1], *clip(start, stop, found[1].size))
             except GpucodecError as error:
                 results[i] = error
-    fetches += _merged([(ranges[i][0], request, i) for i, request in requests.items()], max_gap)
+    stored = [(ranges[i][0], r, i) for i, r in requests.items() if r.stored[0] < r.stored[1]]
+    fetches += _merged(stored, max_gap)
     columns = [[fetch[k] for fetch in fetches] for k in range(3)]
     pieces = await below._cat_ranges(*columns, on_error="return")
-    ready: list[tuple[int, Request, Any]] = []
+    ready: list[tuple[int, Request, Any]] = [
+        (i, r, b"") for i, r in requests.items() if r.stored[0] == r.stored[1]
+    ]
     for (_, begin, _, numbers), piece in zip(fetches, pieces, strict=True):
         for i in numbers:
             if isinstance(piece, BaseException) or i not in requests:

@@ -20,12 +20,13 @@ from .batch import cat_ranges
 from .encoder import WINDOW_BYTES, encoded
 from .files import BlockAhead, DecodedFile, EncodingFile
 from .indexes import Indexes
+from .multipart import MultipartSink, takes_parts
 from .reading import Request, clip, fill
-from .sink import AppendSink, LocalSink, RemoteSink
+from .sink import AppendSink, LocalSink, RemoteSink, put
 from .source import Source, logical
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from ..buffers import Bytes
     from .section import Index
@@ -85,6 +86,7 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         self.threads = threads
         self._below = fs if fs.async_impl else AsyncFileSystemWrapper(fs, asynchronous=asynchronous)
         self._local = isinstance(fs, LocalFileSystem)
+        self._takes_parts = takes_parts(fs)
         self._indexes = Indexes(fs, self._below)
 
         own_part = super()._strip_protocol
@@ -247,7 +249,9 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
             end = min(at + READ_BYTES, stop)
             request = Request(index, at, end, out[at - start : end - start])
             begin, behind = request.stored
-            payload = await self._below._cat_file(path, start=begin, end=behind)
+            payload = b""  # constant blocks have none
+            if begin < behind:
+                payload = await self._below._cat_file(path, start=begin, end=behind)
             await asyncio.to_thread(fill, [(request, payload)], self.threads)
 
         pieces = range(start, stop, READ_BYTES)
@@ -313,16 +317,20 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         self, path: str, value: Any, mode: str = "overwrite", **kwargs: Any
     ) -> None:
         path = self._strip_protocol(path)
+        how = "xb" if mode == "create" else "wb"
         if self._local or self._intrans:
 
             def write() -> None:
-                with self.open(path, "xb" if mode == "create" else "wb") as file:
+                with self.open(path, how) as file:
                     file.write(value)
 
             await asyncio.to_thread(write)
             return
+        if memoryview(value).nbytes > WINDOW_BYTES and self._takes_parts and not kwargs:
+            await self._encode_into(path, how, lambda file: file.write(value))
+            return
         data = await asyncio.to_thread(encoded, value, self.threads)
-        await self._below._pipe_file(path, data, mode=mode, **kwargs)
+        await put(self._below, path, data, mode, **kwargs)
         self.invalidate_cache(path)
 
     async def _put_file(
@@ -340,29 +348,44 @@ class GpucodecFileSystem(AsyncFileSystem, ChainedFileSystem):  # type: ignore[mi
         callback.set_size(os.path.getsize(lpath))  # noqa: ASYNC240, PTH202
         if mode == "create" and await self._exists(rpath):
             raise FileExistsError(rpath)
-        sink = self._sink(rpath, "xb" if mode == "create" else "wb")
-        file = EncodingFile(self, rpath, "wb", sink, threads=self.threads, autocommit=False)
 
-        def encode() -> None:
+        def feed(file: EncodingFile) -> None:
             with open(lpath, "rb") as source:  # noqa: PTH123
                 while piece := source.read(WINDOW_BYTES):
                     file.write(piece)
                     callback.relative_update(len(piece))
+
+        await self._encode_into(rpath, "xb" if mode == "create" else "wb", feed)
+
+    async def _encode_into(
+        self, path: str, mode: str, feed: Callable[[EncodingFile], object]
+    ) -> None:
+        """Write what `feed` feeds to a file, in a thread, and let it appear."""
+        sink = self._sink(path, mode, asyncio.get_running_loop())
+        file = EncodingFile(self, path, mode, sink, threads=self.threads, autocommit=False)
+
+        def encode() -> None:
+            feed(file)
             file.close()
-            if self._local:
+            if not isinstance(sink, RemoteSink):
                 file.commit()
 
         try:
             await asyncio.to_thread(encode)
             if isinstance(sink, RemoteSink):
-                await sink.upload(self._below)
+                await sink.upload()
         finally:
-            file.discard()
-        self.invalidate_cache(rpath)
+            await asyncio.to_thread(file.discard)
+        self.invalidate_cache(path)
 
-    def _sink(self, path: str, mode: str) -> LocalSink | AppendSink | RemoteSink:
+    def _sink(
+        self, path: str, mode: str, loop: asyncio.AbstractEventLoop | None = None
+    ) -> LocalSink | AppendSink | MultipartSink | RemoteSink:
+        """Where a file's bytes go. `loop` is that of the filesystem below; by default its own."""
+        if self._takes_parts and "a" not in mode:
+            return MultipartSink(self.fs, path, mode, loop or self.loop)
         if not self._local:
-            return RemoteSink(self.fs, path, mode)
+            return RemoteSink(self.fs, self._below, path, mode, loop or self.loop)
         if self.fs.auto_mkdir:
             self.fs.makedirs(self._parent(path), exist_ok=True)
         if "a" in mode:

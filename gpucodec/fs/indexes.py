@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .section import Index
 
 KEPT_BYTES: Final = 64 << 20  # of indexes; some 500 GB of tensors
-_TAGS = ("ETag", "etag", "md5Hash", "content_md5")
+_TAGS = ("ETag", "etag", "e_tag", "md5Hash", "content_md5")
 _TIMES = ("mtime", "ino", "LastModified", "last_modified", "updated", "created")
 
 
@@ -45,7 +45,10 @@ class Indexes:
             What is wrong with the file.
 
         """
-        info = await self._below._info(path, **kwargs)
+        info = {
+            **await self._below._info(path, **kwargs),
+            "name": path,
+        }  # obstore's lacks the bucket
         try:
             return info, await self.of(info)
         except GpucodecError:
@@ -65,7 +68,7 @@ class Indexes:
     async def changed(self, path: str, info: dict[str, Any]) -> dict[str, Any] | None:
         """What there is to say of a file now, if `info` came from a listing older than it."""
         self._fs.invalidate_cache(self._fs._parent(path))
-        again: dict[str, Any] = await self._below._info(path)
+        again = {**await self._below._info(path), "name": path}
         return None if _identity(again) == _identity(info) else again
 
     async def of(self, info: dict[str, Any]) -> Index | None:

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from fsspec.asyn import sync as wait
+
 from ..durable import sync
 from .locks import lock_to_append
 
@@ -120,14 +122,21 @@ class AppendSink:
 
 
 class RemoteSink:
-    """Bytes kept here and uploaded when they are complete, by what the file system does best.
+    """Bytes kept here and uploaded when they are complete.
 
-    Object stores show an uploaded object at once or not at all; s3fs sends large ones in parallel
-    parts, tries failed ones again, and leaves an object that exists alone if asked to.
+    Object stores show an uploaded object at once or not at all.
+
+    Parameters
+    ----------
+    fs, below
+        A filesystem, and the same with asynchronous methods.
+    loop
+        The event loop that `below` works on.
+
     """
 
-    def __init__(self, fs: Any, path: str, mode: str) -> None:
-        self.fs, self.path, self.mode = fs, path, mode
+    def __init__(self, fs: Any, below: Any, path: str, mode: str, loop: Any) -> None:
+        self.fs, self.below, self.path, self.mode, self.loop = fs, below, path, mode, loop
         self.spool = Spool()
 
     def write(self, piece: Bytes) -> None:
@@ -136,44 +145,55 @@ class RemoteSink:
 
     def commit(self) -> None:
         """Upload them."""
-        mode = creation(self.mode)
+        if "a" not in self.mode:
+            wait(self.loop, self.upload)
+            return
         try:
-            if "a" in self.mode:
-                with self.fs.open(self.path, "ab") as file:
-                    file.write(self.spool.read())
-            elif self.spool.name is None:
-                self.fs.pipe_file(self.path, self.spool.read(), mode=mode)
-            else:
-                self.fs.put_file(self.spool.name, self.path, mode=mode)
-        except OSError as error:
-            if self._refused(error) and self.fs.exists(self.path):
-                raise FileExistsError(self.path) from error
-            raise
+            with self.fs.open(self.path, "ab") as file:
+                file.write(self.spool.read())
         finally:
             self.spool.close()
 
-    async def upload(self, below: Any) -> None:
-        """`commit` for callers on the event loop of the filesystem `below`."""
-        mode = creation(self.mode)
+    async def upload(self) -> None:
+        """`commit` for callers on the event loop."""
+        spooled = self.spool.name
         try:
-            if self.spool.name is None:
-                await below._pipe_file(self.path, self.spool.read(), mode=mode)
-            else:
-                await below._put_file(self.spool.name, self.path, mode=mode)
-        except OSError as error:
-            if self._refused(error) and await below._exists(self.path):
-                raise FileExistsError(self.path) from error
-            raise
+            source = self.spool.read() if spooled is None else Path(spooled)
+            await put(self.below, self.path, source, creation(self.mode))
         finally:
             self.spool.close()
-
-    def _refused(self, error: OSError) -> bool:
-        """Whether this may be an object store's way to say that the file exists."""
-        return "x" in self.mode and error.errno == errno.EINVAL
 
     def discard(self) -> None:
         """Forget them."""
         self.spool.close()
+
+
+async def put(below: Any, path: str, source: bytes | Path, mode: str, **options: Any) -> None:
+    """Store an object by what the filesystem `below` does best. `mode` is that of `pipe_file`.
+
+    Raises
+    ------
+    FileExistsError
+        It is there, and `mode` is "create".
+
+    """
+    if type(below).__module__ == "obstore.fsspec" and mode == "create":
+        await _create_by_obstore(below, path, source)
+    elif isinstance(source, Path):
+        await below._put_file(str(source), path, mode=mode, **options)
+    else:
+        await below._pipe_file(path, source, mode=mode, **options)
+
+
+async def _create_by_obstore(below: Any, path: str, source: bytes | Path) -> None:
+    """obstore can create exclusively; its fsspec methods do not (0.12)."""
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+    bucket, key = below._split_path(path)
+    try:
+        await below._construct_store(bucket).put_async(key, source, mode="create")
+    except (AlreadyExistsError, PreconditionError) as error:
+        raise FileExistsError(path) from error
 
 
 class Spool:

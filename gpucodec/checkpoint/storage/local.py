@@ -156,6 +156,13 @@ class Local:
                 return
             folder = os.path.dirname(folder)
 
+    def remove_root(self) -> None:
+        """Remove the folder itself, if it is there and empty."""
+        try:
+            self.disk.rmdir(self.root)
+        except OSError:
+            return
+
     def read(self, key: str) -> tuple[bytes, Any]:
         """A file, and the hash of its contents as version."""
         data = self.get(key)

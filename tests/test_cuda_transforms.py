@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Palettes, zeros and models on a GPU, with the shim as the GPU: the same bytes as on the CPU."""
+
+from __future__ import annotations
+
+import cuda_shim
+import ml_dtypes
+import numpy as np
+import pytest
+from cuda_shim import ORDERS, ShimDevice
+from golden_inputs import golden_inputs
+from helpers import NAMES, numpy_dtype, sample
+
+import gpucodec
+from gpucodec import TensorConfig, frame as container
+from gpucodec.cuda import batch, device as devices
+from gpucodec.kernels import spec
+
+pytestmark = pytest.mark.skipif(
+    not cuda_shim.available(), reason="needs g++ on x86-64 Linux to run the kernels"
+)
+orders = pytest.mark.parametrize("order", range(len(ORDERS)), ids=ORDERS)
+PROFILES = ("ratio", "fast", "auto")
+
+
+def with_zeros(seed: int, count: int):
+    """Arrays of all types with any share of zeros, some of them negative, and any block size."""
+    rng = np.random.default_rng(seed)
+    names = [name for name in NAMES if numpy_dtype(name).itemsize > 1]
+    for i in range(count):
+        array = sample(names[i % len(names)], int(rng.integers(4_100, 20_000)), "values", seed + i)
+        share = rng.choice([0.03, 0.1, 0.5, 0.95, 1])
+        array[rng.random(array.size) < share] = 0
+        if i % 3 == 0:  # the sign bit of floats
+            array.view(np.uint8)[array.itemsize - 1 :: array.itemsize * 2] |= 0x80
+        yield array, None if i % 2 else 1 << int(rng.integers(6, 17))
+
+
+def matrices(seed: int):
+    """Products of rows and columns and of a pattern that is neither, with and without zeros."""
+    rng = np.random.default_rng(seed)
+    for name in ("float16", "float32", "bfloat16"):
+        for shape in ((700, 130), (300, 40, 9), (2_000, 33), (64, 1_100)):
+            n_rows, n_columns = shape[0], int(np.prod(shape[1:]))
+            log = rng.normal(0, 1, (n_rows, 1)) + rng.normal(0, 1, n_columns)
+            log += rng.normal(0, 0.4, (n_rows, 1)) * rng.normal(0, 1, n_columns)
+            log += rng.normal(0, 0.1, (n_rows, n_columns))
+            words = np.exp(log) * rng.choice([-1, 1], log.shape)
+            if n_rows == 300:
+                words[rng.random(words.shape) < 0.3] = 0
+            yield words.astype(getattr(ml_dtypes, name, name)).reshape(shape)
+
+
+def judge(device: ShimDevice, items, config) -> set[int]:
+    """Encode arrays of a configuration in one batch, there and back; the flags of the frames."""
+    flags = set()
+    encoded = gpucodec.encode_batch([device.put(array) for array in items], config)
+    for array, frame in zip(items, encoded, strict=True):
+        expected = gpucodec.encode(array, config)
+        assert frame.numpy().tobytes() == expected.tobytes(), (array.dtype, array.shape)
+        flags.add(container.parse(expected).flags)
+    for array, back in zip(items, gpucodec.decode_batch(encoded), strict=True):
+        assert back.numpy().tobytes() == array.tobytes()
+    return flags
+
+
+@pytest.fixture
+def device(monkeypatch):
+    shim = ShimDevice(1, 7)
+    monkeypatch.setattr(devices, "find", lambda index: shim)
+    return shim
+
+
+@orders
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_writes_the_same_bytes(device, order, profile):
+    """Part of the golden inputs, words with zeros, and matrices."""
+    device.order, device.seed = order, PROFILES.index(profile)
+    inputs = [
+        (array, config.block_size)
+        for _, array, config in golden_inputs()
+        if isinstance(config, TensorConfig) and array.dtype.byteorder != ">"
+    ]
+    inputs = [*inputs[order::15], *with_zeros(order, 10)]
+    by_size: dict[int | None, list[np.ndarray]] = {None: [*matrices(order)][order::3]}
+    for array, block_size in inputs:
+        by_size.setdefault(block_size, []).append(array)
+    flags = set()
+    for block_size, items in by_size.items():
+        flags |= judge(device, items, TensorConfig(block_size, profile=profile, lz=False))
+    assert flags >= {0, spec.STORED, spec.SPARSE, spec.PREDICTED}
+    kernels = {"split_full_blocks", "encode_full_planes", "choose_ways", "copy_samples"}
+    assert kernels <= {*device.calls}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10, 22))
+def test_every_profile_writes_the_same_bytes_for_much_random_input(device, seed):
+    device.order, device.seed = seed % 3, seed
+    profile = PROFILES[seed % 3]
+    for array, block_size in with_zeros(seed, 300):
+        judge(device, [array], TensorConfig(block_size, profile=profile, lz=False))
+    judge(device, [*matrices(seed)], TensorConfig(profile=profile, lz=False))
+
+
+def test_an_array_whose_zeros_do_not_pay_is_not_sparse_after_all(device):
+    """Zeros in the rows that are sampled for the array, and not in those sampled in its blocks."""
+    words = sample("float32", 64 * 640, "noise").reshape(640, 64)
+    words[::20] = 0
+    words[::16] = words[1]
+    assert judge(device, [words, words.ravel()], TensorConfig(lz=False)) == {0}
+    assert device.calls.count("split_full_blocks") == 1
+    assert device.calls.count("split_blocks") == 1
+
+
+def test_batches_larger_than_the_scratch_memory_go_in_waves(device, monkeypatch):
+    monkeypatch.setattr(batch, "SCRATCH_BYTES", 1 << 19)
+    items = [array for array, _ in with_zeros(3, 8)] + [*matrices(1)][:2]
+    judge(device, items, TensorConfig(4_096, lz=False))
+    assert device.calls.count("split_full_blocks") > 3
+    assert device.calls.count("read_masks") > 1
+
+
+def test_zeros_of_floats_and_profile_fast_need_no_host(device, monkeypatch):
+    """Where LZ is not tried by itself, arrays stay on the device with the default of `lz`, too."""
+    from gpucodec.cuda import host
+
+    monkeypatch.setattr(host, "encode", None)
+    pruned = sample("bfloat16", 50_000, "values")
+    pruned[::2] = 0
+    judge(device, [pruned], TensorConfig())
+    judge(device, [pruned, sample("float32", 50_000, "values")], TensorConfig(profile="fast"))
+
+
+def test_memory_that_is_not_aligned_is_encoded_all_the_same(device):
+    array = replace_zeros(sample("float32", 30_000, "values"))
+    frame = gpucodec.encode(device.put(array, 4), TensorConfig(lz=False))
+    assert frame.numpy().tobytes() == gpucodec.encode(array, TensorConfig(lz=False)).tobytes()
+
+
+def replace_zeros(array: np.ndarray) -> np.ndarray:
+    array[::3] = 0
+    return array
