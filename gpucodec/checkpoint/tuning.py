@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from ..errors import GpucodecError
 from ..tune import Subject
 from . import manifest as manifests
@@ -14,6 +12,8 @@ from .read import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
 
     from ..tune import Tuner
     from .leaves import Leaf
