@@ -147,7 +147,9 @@ class Chunk:
             array = array.astype(self.stored, copy=False)
         # Else a filter hands over, say, the integers that it made of floats, maybe flattened:
         # the bytes are what counts, as they do for zarr's own codec.
-        array = np.ascontiguousarray(array).reshape(-1)
+        array = array.reshape(-1)
+        if not array.flags.c_contiguous:
+            array = array.copy()
         return array.view(self.words).reshape(self.frame_shape)
 
     def from_bytes(self, raw: Bytes) -> npt.NDArray[Any]:
