@@ -1,7 +1,7 @@
 # One command before every commit: make check. PYTHON chooses the environment.
 PYTHON ?= python
 
-.PHONY: check format lint types test fix
+.PHONY: check format lint types test fix fuzz
 
 check: format lint types test
 
@@ -24,3 +24,8 @@ test:
 fix:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+	$(PYTHON) docs/make_reference.py
+
+# Ten minutes for each target, with atheris and clang; docs/testing.md says more.
+fuzz:
+	$(PYTHON) tests/fuzz/campaign.py

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from . import quantprelude
+from . import lz_prelude, lz_spec, quantprelude
 from .spec import (
-    CONSTANT,
+    ALIGNMENT,
+    LZ,
+    LZ_WORDS,
     MASK_BITS,
     PALETTE,
     PALETTE_MAX_BITS,
     RANS8,
     RANS12,
-    RAW,
     ROW,
     prelude,
 )
@@ -39,6 +40,15 @@ MODULES: Final = {
         *("entries", "checksum", "planes", "decode_plane"),
         *("palette", "sparse", "predictor", "decode_full"),
     ),
+    "lz_decode": (
+        *("entries", "checksum", "planes", "rans", "choose", "decode_plane"),
+        *("lz_prelude", "lz_ops", "lz_table", "lz_numbers", "lz_streams", "lz_decode"),
+    ),
+    "lz_encode": (
+        *("entries", "checksum", "planes", "rans", "choose"),
+        *("lz_prelude", "lz_ops", "lz_table", "lz_numbers", "lz_streams"),
+        *("lz_choose", "lz_match", "lz_encode", "lz_encode_blocks"),
+    ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
     "gather": ("gather",),
     "tensors": (*_QUANTIZED, "extent", "exceptions", "transpose"),
@@ -53,6 +63,7 @@ MODULES: Final = {
 }
 """Which ``.cu`` files each module is made of, in order."""
 _GENERATED: Final[dict[str, Callable[[], str]]] = {
+    "lz_prelude": lz_prelude.prelude,
     "quantprelude": quantprelude.prelude,
     **{
         f"entry_points {name}": partial(quantprelude.entry_points, name)
@@ -61,6 +72,8 @@ _GENERATED: Final[dict[str, Callable[[], str]]] = {
 }
 """Parts that are made of numbers elsewhere."""
 
+LZ_PLAN_BYTES: Final = 2048  # and what rounding takes
+LZ_FIXED_BYTES: Final = 11 << 10  # of a block: what is planned, the slack, what rounding takes
 _KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 
 
@@ -121,6 +134,7 @@ SAMPLE_THREADS: Final = 64
 SPLIT_THREADS: Final = 256
 PLACE_THREADS: Final = 128
 SCAN_WARPS: Final = 8
+LZ_PLACE_THREADS: Final = 128
 
 
 class Decoder(NamedTuple):
@@ -130,17 +144,19 @@ class Decoder(NamedTuple):
     planes: int
     """Of a block of threads."""
     n_threads: int
+    then: Decoder | None = None
+    """What the same planes need behind that."""
 
 
+_LZ: Final = Decoder("decode_lz_streams", 4, 128, Decoder("decode_lz_words", 1, 256))
 DECODERS: Final = {
     RANS8: Decoder("decode_rans8", 8, 256),
     RANS12: Decoder("decode_rans12", 4, 128),
     **{PALETTE + bits: Decoder("decode_palettes", 1, 128) for bits in range(PALETTE_MAX_BITS + 1)},
+    LZ: _LZ,
+    LZ_WORDS: _LZ,
 }
 """By coder. All of these kernels have the same parameters."""
-
-CODERS: Final = (RAW, CONSTANT, *DECODERS)
-"""What the kernels read; frames with other coders are left to the CPU."""
 
 
 def mask_slot_bytes(n_words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -149,3 +165,22 @@ def mask_slot_bytes(n_words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     symbols = -(-n_words // (MASK_BITS * ROW)) * ROW
     slot: np.ndarray[Any, Any] = symbols + -(-12 * n_rows // 16) * 16
     return slot
+
+
+def lz_task_bytes(n_bytes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Bytes that decoding so many bytes by LZ takes: those of `lz::Plan`, carries and symbols.
+
+    Of `n` words of `w` bytes these are no more than `max(w, 3) n`, and half a byte for a sequence.
+    """
+    symbols = np.maximum(n_bytes, 7 * np.minimum(n_bytes, lz_spec.MAX_WORDS) // 2)
+    room: np.ndarray[Any, Any] = -(-(symbols + LZ_PLAN_BYTES) // 256) * 256
+    return room
+
+
+def lz_block_bytes(n_bytes: int) -> int:
+    """Bytes that encoding a block of so many bytes by LZ takes: `lz::Memory`, rounded up."""
+    room = -(-n_bytes // ALIGNMENT) * ALIGNMENT
+    sequences = -(-min(room // 2, lz_spec.MAX_WORDS) // ALIGNMENT) * ALIGNMENT
+    table = max(2 * room, 8 << lz_spec.HASH_BITS)
+    fixed = LZ_FIXED_BYTES + 3 * room + 6 * sequences + min(room, lz_spec.MAX_WORDS) + table
+    return -(-fixed // 256) * 256

@@ -46,6 +46,9 @@ DEVICE u64 shuffle_xor(u64 value, u32 mask) { return __shfl_xor_sync(ALL_LANES, 
 DEVICE u32 shuffle_up(u32 value, u32 lanes) { return __shfl_up_sync(ALL_LANES, value, lanes); }
 DEVICE u64 shuffle_up(u64 value, u32 lanes) { return __shfl_up_sync(ALL_LANES, value, lanes); }
 
+// The lanes whose value is that of this one.
+DEVICE u32 lanes_with(u32 value) { return __match_any_sync(ALL_LANES, value); }
+
 DEVICE u32 count_ones(u32 x) { return __popc(x); }
 DEVICE u32 first_one(u32 x) { return __ffs(x) - 1; }     // of a mask that is not 0
 DEVICE u32 bit_length(u32 x) { return 32 - __clz(x); }
@@ -87,6 +90,16 @@ DEVICE T max_of_warp(T value) {
         value = other > value ? other : value;
     }
     return value;
+}
+
+// The bits that any lane has.
+DEVICE u32 or_of_warp(u32 bits) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_or_sync(ALL_LANES, bits);
+#else
+    for (u32 mask = WARP / 2; mask != 0; mask >>= 1) bits |= shuffle_xor(bits, mask);
+    return bits;
+#endif
 }
 
 // Sum of the values of the lanes up to this one.

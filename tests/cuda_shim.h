@@ -258,6 +258,15 @@ inline uint32_t __ballot_sync(uint32_t mask, bool yes) {
     });
 }
 
+inline uint32_t __match_any_sync(uint32_t mask, uint32_t value) {
+    return shim::collective("in __match_any_sync", mask, value, 0, [](shim::Warp& w) {
+        for (int i = 0; i < 32; i++) {
+            w.out[i] = 0;
+            for (int j = 0; j < 32; j++) w.out[i] |= uint64_t(w.in[i] == w.in[j]) << j;
+        }
+    });
+}
+
 template <class T>
 T __shfl_sync(uint32_t mask, T value, uint32_t lane) {
     return shim::collective("in __shfl_sync", mask, value, lane, [](shim::Warp& w) {

@@ -36,12 +36,23 @@ FLAGS = (
     "-Wno-unknown-pragmas",
 )
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+FUZZER = "clang++"  # the only compiler that instruments for libFuzzer
+FUZZED = (
+    *("-g", "-O1", "-fsanitize=address,undefined,fuzzer-no-link", "-D__SANITIZE_ADDRESS__"),
+    "-fno-sanitize=function",  # which runtimes of other versions of clang do not have
+    *("-fno-sanitize-recover=undefined", "-Wno-unused-const-variable", "-Wno-unused-function"),
+)
 ORDERS = ("round robin", "random thread", "random warp")
 
 
 def available() -> bool:
     """Whether this machine can build the shim."""
     return COMPILER is not None and platform.machine() == "x86_64" and sys.platform == "linux"
+
+
+def can_fuzz() -> bool:
+    """Whether it can be built for a fuzzer."""
+    return available() and shutil.which(FUZZER) is not None
 
 
 def launchers(text: str) -> str:
@@ -63,12 +74,13 @@ def build(
     stems: tuple[str, ...] = ALL,
     *,
     sanitize: bool = False,
+    fuzz: bool = False,
     change: Callable[[str], str] | None = None,
     extra: str = "",
 ) -> ctypes.CDLL:
     """Compile the kernels of these files for the host, and load them.
 
-    `change(text)` may plant a mistake, `extra` may add kernels.
+    `sanitize` and `fuzz` need the sanitizers, and libFuzzer, in the process already. `change(text)` may plant a mistake, `extra` may add kernels.
     """
     text = cuda.joined(stems) + extra
     if change is not None:
@@ -76,7 +88,9 @@ def build(
         assert changed != text, "nothing was changed"
         text = changed
     text = f'#include "cuda_shim.h"\n{text}\n{launchers(text)}'
-    shim = ctypes.CDLL(str(compile_library(text, sanitize=sanitize)))
+    more = FUZZED if fuzz else SANITIZERS if sanitize else ()
+    library = compile_library(text, FUZZER if fuzz else COMPILER, (*FLAGS, *more))
+    shim = ctypes.CDLL(str(library))
     shim.shim_allocate.restype = ctypes.c_void_p
     shim.shim_allocate.argtypes = [ctypes.c_size_t]
     shim.shim_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -88,18 +102,17 @@ def build(
     return shim
 
 
-def compile_library(text: str, *, sanitize: bool) -> Path:
+def compile_library(text: str, compiler: str | None, flags: tuple[str, ...]) -> Path:
     """The shared library of a source, compiled once."""
-    flags = (*FLAGS, *(SANITIZERS if sanitize else ()))
     header = (HERE / "cuda_shim.h").read_bytes()
-    key = hashlib.sha256(repr((COMPILER, flags, text)).encode() + header).hexdigest()[:24]
+    key = hashlib.sha256(repr((compiler, flags, text)).encode() + header).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"gpucodec-shim-{os.getuid()}"
     folder.mkdir(exist_ok=True, mode=0o700)
     library = folder / f"{key}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / "shim.so"
-            command = [COMPILER, *flags, "-x", "c++", "-", "-I", str(HERE), "-o", str(made)]
+            command = [str(compiler), *flags, "-x", "c++", "-", "-I", str(HERE), "-o", str(made)]
             done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
             assert done.returncode == 0, done.stderr
             assert not done.stderr, done.stderr  # warnings

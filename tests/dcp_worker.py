@@ -23,17 +23,27 @@ from gpucodec.checkpoint.dcp import ZarrReader, ZarrWriter
 from gpucodec.checkpoint.storage import local
 
 warnings.simplefilter("ignore")
+CHUNK_BYTES = grid.CHUNK_BYTES
 grid.CHUNK_BYTES = 2048  # several chunks a shard
 PUTS: list[str] = []
-put = local.Local.put
+GOT: list[int] = []
+"""Bytes of chunks that were read."""
+put, get = local.Local.put, local.Local.get
 
 
-def note(self, key, data):
+def note_put(self, key, data):
     PUTS.append(key)
     put(self, key, data)
 
 
-local.Local.put = note
+def note_get(self, key, *span):
+    data = get(self, key, *span)
+    if "/c" in key:
+        GOT.append(len(data))
+    return data
+
+
+local.Local.put, local.Local.get = note_put, note_get
 
 
 def full(scale=1):
@@ -103,7 +113,8 @@ def reshard(folder, save, load, groups):
     PUTS.clear()
     if rank < n_save:
         state = {"model": state_of(save, meshes[0], tensors), **extras(3)}
-        dcp.save(state, storage_writer=ZarrWriter(folder), process_group=groups[n_save])
+        writer = ZarrWriter(folder, chunk_bytes=700)
+        dcp.save(state, storage_writer=writer, process_group=groups[n_save])
     counts = [None] * dist.get_world_size()
     dist.all_gather_object(counts, list(PUTS))
     written = [key for keys in counts for key in keys]
@@ -136,6 +147,36 @@ def reshard(folder, save, load, groups):
         }
         assert (kinds["even"], kinds["exp_avg"], kinds["step"]) == ("param", "exp_avg", "other")
     dist.barrier()
+
+
+def amplification(folder, save, load, groups):
+    """What all ranks read together, in sizes of the checkpoint: no rank needs what another needs."""
+    grid.CHUNK_BYTES = CHUNK_BYTES
+    rank = dist.get_rank()
+    generator = torch.Generator().manual_seed(0)
+    tensors = {"w": torch.randn(4096, 4096, generator=generator)}
+    meshes = [mesh_of(save), mesh_of(load)]
+    if rank < n_ranks(save):
+        state = state_of(save, meshes[0], tensors)
+        writer = ZarrWriter(folder)
+        dcp.save(state, storage_writer=writer, process_group=groups[n_ranks(save)])
+    dist.barrier()
+    GOT.clear()
+    if rank < n_ranks(load):
+        target = state_of(load, meshes[1], {k: torch.zeros_like(v) for k, v in tensors.items()})
+        reader = ZarrReader(folder)
+        dcp.load(target, storage_reader=reader, process_group=groups[n_ranks(load)])
+        for name, one in state_of(load, meshes[1], tensors).items():
+            assert torch.equal(target[name].to_local(), one.to_local()), (name, rank)
+    sums = [None] * dist.get_world_size()
+    dist.all_gather_object(sums, sum(GOT))
+    manifest = checkpoint.open(folder).manifest
+    stored = sum(one.size for array in manifest.arrays.values() for one in array.objects)
+    grid.CHUNK_BYTES = 2048
+    axis = int(load.partition(":")[2])
+    [array] = manifest.arrays.values()
+    cuts = array.shape[axis] / array.chunks[axis]
+    return sum(sums) / stored, 1.1 if axis == 0 else 1 + (n_ranks(load) - 1) / cuts
 
 
 def fsdp(folder, world):
@@ -203,7 +244,15 @@ def main():
     groups = {n: dist.new_group(list(range(n))) for n in range(1, world + 1)}
     for number, case in enumerate(sys.argv[4:]):
         where = str(Path(folder) / f"case-{number}")
-        if "->" in case:
+        if case.startswith("read "):
+            save, load = case.removeprefix("read ").split("->")
+            found, limit = amplification(where, save, load, groups)
+            assert found <= limit + 0.01, found
+            if rank == 0:
+                print(f"{case}: {found:.3f} of what is needed, at most {limit:.3f}")
+            if "3:1->8:1" not in case:  # a third of 4,096 columns, 1,366, is 2 times a prime
+                assert found <= 1.3
+        elif "->" in case:
             reshard(where, *case.split("->"), groups)
         elif case == "fsdp":
             fsdp(where, world)

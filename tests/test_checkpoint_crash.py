@@ -148,6 +148,103 @@ def endpoint():
         yield url
 
 
+CHANGES = {
+    *("put_object", "create_multipart_upload", "upload_part", "complete_multipart_upload"),
+    "delete_object",
+}
+PART_BYTES = 5 << 20  # the least that S3 takes
+
+
+class Requests:
+    """Requests to S3 that change something, one of which fails: unserved, or served and unanswered."""
+
+    def __init__(self, monkeypatch):
+        from s3fs import S3FileSystem
+
+        self.stop, self.after, self.seen = -1, False, []
+        call, pipe = S3FileSystem._call_s3, S3FileSystem._pipe_file
+
+        async def call_s3(fs, method, *args, **kwargs):
+            if method not in CHANGES:
+                return await call(fs, method, *args, **kwargs)
+            number = len(self.seen)
+            self.seen.append(method)
+            if number == self.stop and not self.after:
+                raise ConnectionError("lost")
+            answer = await call(fs, method, *args, **kwargs)
+            if number == self.stop:
+                raise ConnectionError("lost")
+            return answer
+
+        async def pipe_file(fs, path, data, **kwargs):
+            return await pipe(fs, path, data, **{"chunksize": PART_BYTES} | kwargs)
+
+        monkeypatch.setattr(S3FileSystem, "_call_s3", call_s3)
+        monkeypatch.setattr(S3FileSystem, "_pipe_file", pipe_file)
+
+    def at(self, stop, *, after=False):
+        self.stop, self.after, self.seen = stop, after, []
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["lost", "unanswered"])
+@pytest.mark.parametrize(
+    "in_parts", [False, pytest.param(True, marks=pytest.mark.long)], ids=["whole", "in parts"]
+)
+def test_every_request_to_s3_that_fails_leaves_the_old_or_the_new(
+    in_parts, after, states, tmp_path, monkeypatch, endpoint
+):
+    """Writes and deletions of objects and of the manifest; also of what is sent in parts."""
+    requests = Requests(monkeypatch)
+    old, new = states
+    if in_parts:
+        large = np.random.default_rng(0).integers(0, 256, 2 * PART_BYTES + 9, np.uint8)
+        new = {**new, "large": large}
+    outcomes = []
+    for stop in range(99):
+        url = place_of("s3", tmp_path, monkeypatch, lambda: endpoint)
+        requests.at(-1)
+        checkpoint.save(old, url)
+        storage = Fsspec(url)
+        storage.workers = 1  # the same order of requests every time
+        requests.at(stop, after=after)
+        try:
+            checkpoint.save(new, storage)
+        except OSError:
+            requests.at(-1)
+        else:
+            break
+        outcomes.append(found(url, old, new))
+    assert set(requests.seen) == (CHANGES if in_parts else {"put_object", "delete_object"})
+    assert set(outcomes) == {"old", "new"}
+    assert outcomes == sorted(outcomes, reverse=True)  # old ones, until the commit
+    left = {key for key in storage.list("") if key != "manifest.json"}
+    assert left == checkpoint.open(url).manifest.keys()
+
+
+def test_every_lost_or_exchanged_object_on_s3_is_noticed(tmp_path, monkeypatch, endpoint):
+    url = place_of("s3", tmp_path, monkeypatch, lambda: endpoint)
+    generator = torch.Generator().manual_seed(0)
+    checkpoint.save([torch.randn(9, 4, generator=generator) for _ in range(3)], url)
+    storage = Fsspec(url)
+    keys = sorted(storage.list(""))
+    contents = {key: storage.get(key) for key in keys}
+    chunks = [key for key in keys if "/c." in key]
+    assert len(chunks) == 3
+    assert len(keys) == 7
+    for key, other in zip(keys, [*keys[2:], *keys[:2]], strict=True):
+        storage.delete(key)
+        with pytest.raises((CorruptionError, FileNotFoundError), match="missing"):
+            checkpoint.verify(url)
+        storage.put(key, contents[other])
+        with pytest.raises(GpucodecError):
+            checkpoint.verify(url)
+        if key in chunks:
+            with pytest.raises(GpucodecError):
+                checkpoint.load(None, url)
+        storage.put(key, contents[key])
+    assert checkpoint.verify(url) == 6
+
+
 @pytest.mark.parametrize("kind", STORAGES)
 def test_of_two_writers_the_slower_one_is_told(kind, tmp_path, monkeypatch, request):
     place = place_of(kind, tmp_path, monkeypatch, lambda: request.getfixturevalue("endpoint"))

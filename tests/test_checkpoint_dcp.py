@@ -30,9 +30,10 @@ pytestmark = [
 ]
 TESTS = Path(__file__).parent
 TIMEOUT = 280  # seconds
+LONG_TIMEOUT = 3000
 
 
-def run(folder, world, *cases):
+def run(folder, world, *cases, timeout=TIMEOUT):
     """Run cases on `world` ranks, processes of their own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GPUCODEC_THREADS": "1"}
     command = [sys.executable, str(TESTS / "dcp_worker.py")]
@@ -46,7 +47,7 @@ def run(folder, world, *cases):
         )
         for rank, log in enumerate(logs)
     ]
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + timeout
     while None in (codes := [rank.poll() for rank in ranks]):
         if any(codes) or time.monotonic() > deadline:  # the others would wait for it for ever
             break
@@ -79,8 +80,24 @@ def test_shards_come_back_on_other_ranks_and_meshes(tmp_path):
     )
 
 
+def test_little_more_is_read_than_needed(tmp_path):
+    """Of rows a tenth at most, of columns three tenths, however they were saved."""
+    run(tmp_path, 8, "read 3:0->8:0", "read 4:0->3:1")
+
+
 def test_fsdp_and_asynchronous_saves(tmp_path):
     run(tmp_path, 2, "fsdp", "thread", "process")
+
+
+@pytest.mark.long
+def test_little_more_is_read_than_needed_whatever_the_ranks(tmp_path):
+    pairs = [(3, 2), (3, 8), (8, 5), (5, 7), (4, 3), (2, 8), (7, 4)]
+    axes = ["0->0", "1->1", "0->1", "1->0"]
+    cases = [
+        f"read {a}:{x}->{b}:{y}"
+        for (a, b), (x, _, y) in itertools.product(pairs, [s.partition("->") for s in axes])
+    ]
+    run(tmp_path, 8, *cases, timeout=LONG_TIMEOUT)
 
 
 @pytest.mark.long
@@ -88,7 +105,7 @@ def test_any_number_of_ranks_to_any_other(tmp_path):
     pairs = [
         f"{a}:0->{b}:{axis}" for a, b in itertools.product(range(1, 9), repeat=2) for axis in "01"
     ]
-    run(tmp_path, 8, *pairs)
+    run(tmp_path, 8, *pairs, timeout=LONG_TIMEOUT)
 
 
 def save(state, url, **options):

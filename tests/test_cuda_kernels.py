@@ -29,7 +29,7 @@ from helpers import CONTENTS, NAMES, numpy_dtype, sample
 
 import gpucodec
 from gpucodec import TensorConfig, buffers, cpu, frame as container
-from gpucodec.cuda import batch, decoding, encoding, host
+from gpucodec.cuda import batch, decoding, encoding, models
 from gpucodec.kernels import cuda, spec
 
 PLAIN = TensorConfig(profile="plain")  # what the CUDA kernels write
@@ -193,11 +193,6 @@ def test_a_barrier_taken_from_the_decoder_is_missed(missing):
 # --- decoding -----------------------------------------------------------------------------------
 
 
-def known_to_cuda(made):
-    """The frames of which the kernels know all coders."""
-    return [m for m in made if not host.is_needed_to_decode(container.parse(m.frame))]
-
-
 def decode_on_shim(frames, device):
     """Decode frames in one batch; the decoded bytes, the statuses and model errors of each."""
     pieces, outputs = [], []
@@ -228,11 +223,14 @@ def test_hash_is_the_same(n):
         assert target.array.view(np.uint64)[0] == hash_bytes(raw)
 
 
+NOT_TO_DECODE = {"locate_payloads", "hash_bytes"}
+
+
 @needs_shim
 @orders
 def test_every_feature_decodes_on_the_shim(order):
     """The seeds use all of the format; the random frames use it as no encoder would."""
-    made = known_to_cuda([*seeds.all_seeds().values(), *make_frames.random_frames(21, 500)])
+    made = [*seeds.all_seeds().values(), *make_frames.random_frames(21, 500)]
     assert len(made) > 100
     device = ShimDevice(order, 11)
     decoded, statuses, errors = decode_on_shim([m.frame for m in made], device)
@@ -240,8 +238,9 @@ def test_every_feature_decodes_on_the_shim(order):
     for m, got, status in zip(made, decoded, statuses, strict=True):
         assert not status.any(), m.label
         assert got.tobytes() == m.raw, m.label
-    kernels = cuda.kernels("decode").keys() | cuda.kernels("decode_full").keys()
-    assert {*device.calls} - {"download"} == kernels - {"locate_payloads", "hash_bytes"}
+    modules = [module for module in cuda.MODULES if "encode" not in module]
+    kernels = {name for module in modules for name in cuda.kernels(module)}
+    assert {*device.calls} - {"download"} == kernels - NOT_TO_DECODE
     assert device.calls.count("decode_full_blocks") == 1
 
 
@@ -259,7 +258,7 @@ def test_batches_larger_than_the_scratch_memory_decode_in_waves(monkeypatch):
 
 def mutants(count: int, seed: int):
     """Mutated frames whose headers and tables hold, so that they reach the kernels."""
-    made = known_to_cuda([*seeds.all_seeds().values(), *make_frames.random_frames(11, 150, 200)])
+    made = [*seeds.all_seeds().values(), *make_frames.random_frames(11, 150, 200)]
     parts = [mutate.Parts(m.frame) for m in made]
     rng = random.Random(seed)
     while count:
@@ -269,8 +268,8 @@ def mutants(count: int, seed: int):
         except gpucodec.GpucodecError:
             continue
         try:
-            if host.is_needed_to_decode(parsed):
-                continue
+            if parsed.flags & spec.PREDICTED:
+                models.section(parsed)
         except gpucodec.CorruptionError:  # a model section that is none: the CPU says so, too
             with pytest.raises(gpucodec.CorruptionError):
                 cpu_verdict(frame, parsed)
@@ -289,23 +288,30 @@ def cpu_verdict(frame, parsed):
     return out, expected
 
 
+def assert_as_by_the_cpu(frame, parsed, got, status, error=None):
+    """Bytes and statuses of the blocks, or the error of the model, are those that the CPU finds."""
+    if error is not None:
+        with pytest.raises(gpucodec.CorruptionError) as caught:
+            cpu_verdict(frame, parsed)
+        assert str(caught.value) == str(error)
+        return
+    out, expected = cpu_verdict(frame, parsed)
+    assert (status == expected).all(), (status, expected)
+    for b in np.flatnonzero(expected):  # what is not sound becomes zeros
+        out[b * parsed.block_bytes : (b + 1) * parsed.block_bytes] = 0
+    assert (got == out).all()
+
+
 def judge_mutants(count: int, seed: int, device: ShimDevice) -> np.ndarray:
     """Decode mutants in one batch on the shim and one by one on the CPU; how often each status."""
     frames = list(mutants(count, seed))
     decoded, statuses, errors = decode_on_shim([frame for frame, _ in frames], device)
     seen = np.zeros(16, np.int64)
     for i, ((frame, parsed), got, status) in enumerate(zip(frames, decoded, statuses, strict=True)):
+        assert_as_by_the_cpu(frame, parsed, got, status, errors.get(i))
         if i in errors:
-            with pytest.raises(gpucodec.CorruptionError) as caught:
-                cpu_verdict(frame, parsed)
-            assert str(caught.value) == str(errors[i])
             seen[-1] += 1
             continue
-        out, expected = cpu_verdict(frame, parsed)
-        assert (status == expected).all(), (status, expected)
-        for b in np.flatnonzero(expected):  # what is not sound becomes zeros
-            out[b * parsed.block_bytes : (b + 1) * parsed.block_bytes] = 0
-        assert (got == out).all()
         seen += np.bincount(status, minlength=16)
     return seen
 

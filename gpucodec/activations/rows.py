@@ -77,16 +77,20 @@ class RowStore:
             version = found.get("version") if isinstance(found, dict) else None
             message = f"{group.store_path}: version {version!r} of a harvest, not {VERSION}"
             raise UnsupportedError(message)
+        match found:
+            case {"rows": int(rows), "axis": str(axis), "modules": [*names]} if rows >= 0:
+                self.rows, self.axis = rows, axis
+                """Complete rows, and what they run over."""
+                self.names = [str(name) for name in names]
+            case _:
+                message = f"{group.store_path}: {ATTRIBUTE} is {found}, not as harvests have it"
+                raise CorruptionError(message)
         self.group = group
-        self.rows = int(found["rows"])
-        """Complete rows."""
-        self.axis = str(found["axis"])
-        self.names = [str(name) for name in found["modules"]]
         self.arrays = {}
         for name in (TOKENS, *self.names):
-            array = group.get(name)
-            if not isinstance(array, zarr.Array) or array.shape[0] < self.rows:
-                length = array.shape[0] if isinstance(array, zarr.Array) else "no"
+            array = _array(group, name)
+            if array is None or array.shape[0] < self.rows:
+                length = "no" if array is None else array.shape[0]
                 message = f"{group.store_path}: {name!r} has {length} rows, the group {self.rows}"
                 raise CorruptionError(message)
             # Rows of zeros are written, too: a missing chunk is a lost one.
@@ -162,6 +166,15 @@ class RowStore:
                 raise CorruptionError(message)
             for start in range(0, self.rows, self.chunk_rows):
                 self.read(name, start, min(start + self.chunk_rows, self.rows))
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any] | None:
+    """The array of rows with this name, which a damaged list of names may not have."""
+    try:
+        found = group.get(name)
+    except ValueError:  # no name that zarr allows
+        return None
+    return found if isinstance(found, zarr.Array) and found.ndim else None
 
 
 def _commit(group: zarr.Group, axis: str, names: Sequence[str], rows: int) -> None:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import buffers
 from ..codec import DEFAULT_LIMIT
-from ..config import DEFAULT_CONFIG, Config
+from ..config import DEFAULT_CONFIG, Config, LZConfig
 from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
 from ..quant.codec import max_encoded_bytes
-from . import arrays, containers, device as devices, encoding, host, pending, planning
+from . import arrays, containers, device as devices, encoding, host, lz, pending, planning
 from .batch import place
 from .pending import Pending
 
@@ -99,8 +99,8 @@ def encode_batch(
     array_list
         CuPy arrays, torch CUDA tensors, or whatever has `__cuda_array_interface__` or DLPack.
     config
-        How to encode them; the bytes depend on nothing else. Arrays that LZ may code are copied to
-        the host and encoded there: those of `LZConfig` and `TensorConfig(lz=True)`, and unless `lz` is
+        How to encode them; the bytes depend on nothing else. Arrays that LZ may code beside other coders
+        are copied to the host and encoded there: those of `TensorConfig(lz=True)`, and unless `lz` is
         False or the profile "fast" or "plain", all but floats with zeros.
     out
         uint8 arrays on that GPU of at least `gpucodec.max_encoded_size` bytes, one for each frame.
@@ -156,7 +156,11 @@ def encode_batch(
     for i in here:
         made.append(_buffer(device, views[i], buffers_given, i, sources[i].max_bytes))
         sources[i].out = _room(made[-1], sources[i].max_bytes)
-    sizes = encoding.encode(device, [sources[i] for i in here], handle, profile)
+    left = [sources[i] for i in here]
+    if isinstance(config, LZConfig):
+        sizes = lz.encode(device, left, config, handle)
+    else:
+        sizes = encoding.encode(device, left, handle, profile)
     for i, buffer, size in zip(here, made, sizes, strict=True):
         frames_made[i] = buffer[:size]
     return frames_made
@@ -229,8 +233,7 @@ def decode_async(
 ) -> Pending:
     """Queue the decoding of frames to one GPU, all blocks in the same launches.
 
-    Does not wait for the device if the frames are on the host, or `headers` are given, and the
-    kernels know all their coders; what they do not know is decoded on the host, and waited for.
+    Does not wait for the device if the frames are on the host, or `headers` are given.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from ..codec import Salvaged, bad_blocks, is_quantized, noting, raise_if_damaged
 from ..errors import CorruptionError, GpucodecError, TruncatedError
 from ..quant import frame as quantframe
 from ..quant.frame import Header
-from . import arrays, containers, decoding, heads, host
+from . import arrays, containers, decoding, heads
 from .containers import Container
 
 if TYPE_CHECKING:
@@ -36,16 +36,11 @@ class _Frames:
 
     parsed: list[Frame]
     targets: list[int]
-    known: list[np.ndarray[Any, Any] | None]
-    """Statuses of what was decoded on the host."""
     queued: decoding.Decoding
 
     def statuses(self) -> tuple[list[np.ndarray[Any, Any]], dict[int, CorruptionError]]:
         """Wait for the stream; of every frame those of its blocks, and what is wrong with models."""
-        queued = iter(self.queued.statuses())
-        numbers = [i for i, known in enumerate(self.known) if known is None]
-        errors = {numbers[i]: error for i, error in self.queued.model_errors().items()}
-        return [next(queued) if known is None else known for known in self.known], errors
+        return self.queued.statuses(), self.queued.model_errors()
 
 
 def _queue_frames(
@@ -55,16 +50,11 @@ def _queue_frames(
     parsed: Sequence[Frame],
     targets: Sequence[int],
 ) -> _Frames:
-    known: list[np.ndarray[Any, Any] | None] = []
     pieces = []
     for source, frame, target in zip(sources, parsed, targets, strict=True):
         payload = source + frame.payloads if isinstance(source, int) else source[frame.payloads :]
-        if host.is_needed_to_decode(frame):
-            known.append(host.decode(device, frame, payload, target, stream))
-        else:
-            known.append(None)
-            pieces.append(decoding.Piece(frame, payload, target, 0, frame.n_blocks))
-    return _Frames(list(parsed), list(targets), known, decoding.decode(device, pieces, stream))
+        pieces.append(decoding.Piece(frame, payload, target, 0, frame.n_blocks))
+    return _Frames(list(parsed), list(targets), decoding.decode(device, pieces, stream))
 
 
 @dataclass

@@ -12,6 +12,7 @@ from itertools import product
 from math import gcd, prod
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ...config import MAX_BLOCK
 from ...errors import UnsupportedError
 from .. import grid
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 LARGEST_CHUNK: Final = 16  # times `grid.CHUNK_BYTES`, if the only divisors are small
+LEAST_BYTES: Final = 1 << 18  # of a chunk that is cut for readers along other axes
+MOST_CUTS: Final = 24  # of an axis: readers of an eighth of it each read a third more at most
+LEAST_BLOCK: Final = 1 << 13  # words: smaller blocks cost more than half a percent
+READ_ROWS: Final = 64  # parts of a chunk's rows that can be read on their own
 MAX_CHUNKS: Final = 1 << 16  # of a tensor; more means boundaries with no common measure
 
 
@@ -63,9 +68,17 @@ def check_shards(name: str, shape: Sequence[int], shards: Sequence[Shard]) -> No
 
 
 def chunk_shape(
-    name: str, shape: Sequence[int], itemsize: int, shards: Sequence[Shard]
+    name: str,
+    shape: Sequence[int],
+    itemsize: int,
+    shards: Sequence[Shard],
+    least: int | None = None,
 ) -> tuple[int, ...]:
     """Chunks of at most 16 MiB, if the boundaries of shards allow, each within one shard.
+
+    A later load may have other shards. Rows can be read without the rest of a chunk, as its blocks
+    are rows; so of sharded tensors the longest of the other axes is cut, as far as chunks of
+    `least` bytes, by default `LEAST_BYTES`, and the boundaries of shards allow.
 
     Raises
     ------
@@ -76,6 +89,11 @@ def chunk_shape(
     measures = [_measure(axis, length, shards) for axis, length in enumerate(shape)]
     chunks = [max(1, n) for n in measures]
     most = grid.CHUNK_BYTES
+    if len(shards) > 1 and len(shape) > 1:
+        longest = max(range(1, len(shape)), key=lambda axis: shape[axis])
+        most_cuts = prod(chunks) * itemsize // (LEAST_BYTES if least is None else least)
+        is_whole = measures[longest] == shape[longest]
+        chunks[longest] = _cut(chunks[longest], shape[longest], most_cuts, is_whole=is_whole)
     for axis, length in enumerate(chunks):
         rest = prod(chunks[axis + 1 :]) * itemsize
         if length * rest <= most:
@@ -99,6 +117,29 @@ def chunk_shape(
             f"would make {n_chunks} chunks"
         )
     return tuple(chunks)
+
+
+def _cut(length: int, whole: int, most_cuts: int, *, is_whole: bool) -> int:
+    """A chunk's length along an axis, so that there are about `MOST_CUTS` along all of it."""
+    n_cuts = max(1, min(most_cuts, -(-MOST_CUTS * length // max(1, whole))))
+    wanted = -(-length // n_cuts)
+    if is_whole:
+        return wanted
+    divisors = [n for n in range(1, length + 1) if length % n == 0]
+    short = [n for n in divisors if wanted <= 2 * n <= 2 * wanted]
+    return max(short, default=next(n for n in divisors if n >= wanted))
+
+
+def block_words(chunks: Sequence[int]) -> int | None:
+    """Words of a block, so that some rows of a chunk of short ones can be read without the rest.
+
+    None where blocks of the default size do that.
+    """
+    if len(chunks) < 2:
+        return None
+    words = prod(chunks) // READ_ROWS
+    size = max(LEAST_BLOCK, 1 << max(0, words.bit_length() - 1))
+    return size if size < MAX_BLOCK else None
 
 
 def _measure(axis: int, length: int, shards: Sequence[Shard]) -> int:
