@@ -90,6 +90,7 @@ for _name in ("reshape", "view", "astype", "copy", "transpose", "ravel", "squeez
         _name,
         lambda self, *a, _name=_name, **k: Array(getattr(self.memory, _name)(*a, **k)),
     )
+Array.T = property(lambda self: Array(self.memory.T))  # type: ignore[attr-defined]
 Array.fill = lambda self, value: self.memory.fill(value)  # type: ignore[attr-defined]
 Array.__bool__ = lambda self: bool(self.memory)  # type: ignore[attr-defined]
 

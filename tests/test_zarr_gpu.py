@@ -50,7 +50,12 @@ def stored(store) -> dict[str, bytes]:
 
 def create(store, array, serializer, **options):
     made = zarr.create_array(
-        store, shape=array.shape, dtype=array.dtype, serializer=serializer, compressors=None, **options
+        store,
+        shape=array.shape,
+        dtype=array.dtype,
+        serializer=serializer,
+        compressors=None,
+        **options,
     )
     made[...] = array
     return made
@@ -146,7 +151,12 @@ def test_scalars_missing_chunks_and_types(device, pipeline):
         for dtype in ("uint8", "int64", "float16", "complex64", "bool"):
             store = zarr.storage.MemoryStore()
             made = zarr.create_array(
-                store, shape=(90, 40), chunks=(32, 40), dtype=dtype, serializer=PLAIN, compressors=None
+                store,
+                shape=(90, 40),
+                chunks=(32, 40),
+                dtype=dtype,
+                serializer=PLAIN,
+                compressors=None,
             )
             expected = np.zeros((90, 40), dtype)
             made[64:] = np.ones((), dtype)[()]
@@ -197,6 +207,7 @@ def test_codecs_of_numcodecs_take_and_return_arrays_of_cupy(device, codec):
         assert out.get().tobytes() == decoded.get().tobytes()
 
 
+@pytest.mark.filterwarnings(ZARRS_OWN)
 def test_zarr_v2_on_a_gpu(device):
     array = matrix((64, 48))
     options = {"shape": array.shape, "dtype": "f4", "chunks": (32, 48), "zarr_format": 2}
@@ -211,15 +222,13 @@ def test_zarr_v2_on_a_gpu(device):
 
 
 def test_a_device_that_is_not_there_is_said():
-    with pytest.raises(gpucodec.UnsupportedError, match="CuPy|CUDA"):
+    with pytest.raises(gpucodec.UnsupportedError, match=r"CuPy|CUDA"):
         gpucodec.zarr.enable(device="cuda")
     with gpucodec.zarr.enable(device="cpu"):
         assert zarr.config.get("ndbuffer") == "zarr.buffer.cpu.NDBuffer"
 
 
-@pytest.mark.filterwarnings(ZARRS_OWN)
-def test_sharding_by_hand(device):
-    """Shards written in part are merged by zarr, by way of its own getters."""
+def test_shards_are_changed_in_part(device):
     codec = ShardingCodec(chunk_shape=(16, 20), codecs=[PLAIN])
     array = matrix((64, 40))
     store, expected = zarr.storage.MemoryStore(), zarr.storage.MemoryStore()

@@ -60,11 +60,15 @@ def enable(*, device: Literal["cpu", "cuda"] | None = None) -> AbstractContextMa
     Arrays keep the pipeline that they were opened with. As a context manager, the setting ends
     with the block. The environment variable ``ZARR_CODEC_PIPELINE__PATH=gpucodec.zarr.Pipeline``
     does the same.
+
     """
     settings = {"codec_pipeline.path": "gpucodec.zarr.Pipeline"}
     if device is not None:
         kind = {"cpu": "cpu", "cuda": "gpu"}[device]
-        settings |= {"buffer": f"zarr.buffer.{kind}.Buffer", "ndbuffer": f"zarr.buffer.{kind}.NDBuffer"}
+        settings |= {
+            "buffer": f"zarr.buffer.{kind}.Buffer",
+            "ndbuffer": f"zarr.buffer.{kind}.NDBuffer",
+        }
     if device == "cuda":
         from gpucodec.cuda.device import find
 

@@ -9,8 +9,6 @@ from functools import cached_property, lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gpucodec import frame as frames
 from gpucodec.dtypes import DType, from_numpy
 from gpucodec.errors import CorruptionError, GpucodecError
@@ -18,6 +16,7 @@ from gpucodec.kernels import spec
 from gpucodec.views import carrier
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     from zarr.core.array_spec import ArraySpec
 

@@ -123,8 +123,7 @@ class TensorCodec(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
             arrays.append(array)
         decoding.run()
         return [
-            ndbuffer(array, spec.prototype)
-            for array, (_, spec) in zip(arrays, chunks, strict=True)
+            ndbuffer(array, spec.prototype) for array, (_, spec) in zip(arrays, chunks, strict=True)
         ]
 
     def _decode_partial_sync(

@@ -14,12 +14,12 @@ from gpucodec.buffers import is_on_gpu
 from ._compat import BatchedCodecPipeline
 from .chunk import chunk_of
 from .codec import TensorCodec, is_box
-from .gpu import fetching
+from .gpu import fetching, is_gpu
 from .partial import MIN_SAVING
 from .read import read_chunks, read_shards
 from .shard import is_standard_index
 from .steps import each, is_sync_handle, run
-from .write import write_chunks, write_shards
+from .write import rewrite_shards, write_chunks, write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -115,7 +115,13 @@ class Pipeline(BatchedCodecPipeline):
             # Shards of which a part stays are zarr's to merge.
             boxes = not drop_axes and is_box(batch[0][2]) and is_box(batch[0][3])
             rest = [item for item in batch if not (boxes and item[4])]
-            if rest:
+            if rest and is_gpu(rest[0][1].prototype):  # whose index zarr could not encode there
+
+                def rewrite(part: list[Any]) -> Steps[None]:
+                    return rewrite_shards(part, source, drop_axes, sharding, codec.config)
+
+                await _run_windows(rewrite, rest, _chunk_bytes(rest))
+            elif rest:
                 await super().write(rest, value, drop_axes)
             batch = [item for item in batch if boxes and item[4]]
         if batch:

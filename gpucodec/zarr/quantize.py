@@ -106,9 +106,7 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         is_small = chunk_of(chunk_spec).nbytes < INLINE_BYTES
         return await off_loop(is_small, self._decode_sync, chunk_bytes, chunk_spec)
 
-    def _read(
-        self, getter: Any, selection: Any, chunk_spec: ArraySpec
-    ) -> Steps[Any]:
+    def _read(self, getter: Any, selection: Any, chunk_spec: ArraySpec) -> Steps[Any]:
         """The selected elements of a chunk, None if there is no such chunk."""
         chunk = chunk_of(chunk_spec)
         if is_box(selection) and is_partial(chunk, selection, self.config):

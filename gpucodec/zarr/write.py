@@ -12,7 +12,7 @@ from gpucodec.buffers import is_on_gpu
 
 from .chunk import Chunk, chunk_of
 from .gpu import buffer, empty, fetching, filled, moved, on_host
-from .read import fill_value, read_chunks
+from .read import fill_value, read_chunks, read_shards
 from .shard import Layout
 from .steps import Puts
 
@@ -162,6 +162,23 @@ def write_shards(
         frames = {tile.number: frame for tile in tiles if (frame := next(encoded)) is not None}
         puts.append(_put(item, layout.assemble(frames)))
     yield puts
+
+
+def rewrite_shards(
+    items: Sequence[Item],
+    value: npt.NDArray[Any],
+    drop_axes: tuple[int, ...],
+    sharding: ShardingCodec,
+    config: TensorConfig,
+) -> Steps[None]:
+    """Write shards of which a part stays: read, changed and written as a whole."""
+    for setter, spec, selection, where, _ in items:
+        chunk = chunk_of(spec)
+        base = empty(spec.prototype, chunk.shape, chunk.native)
+        whole = (setter, spec, chunk.everything, chunk.everything, True)
+        yield from read_shards([whole], base, sharding, config)
+        base[selection] = moved(_aligned(value, where, drop_axes, len(chunk.shape)), base)
+        yield from write_shards([whole], base, sharding, config)
 
 
 def _put(item: Item, value: Bytes | None) -> tuple[Any, Buffer | None]:
