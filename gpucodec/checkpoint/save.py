@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DEFAULT_CONFIG, TensorConfig
 from ..errors import GpucodecError
-from . import codecs, manifest as manifests, rounding
+from ..tune import Tuner
+from . import codecs, manifest as manifests, rounding, tuning
 from .collect import collect, committed
 from .kinds import kinds_of
 from .leaves import identity
@@ -55,7 +56,7 @@ class SaveInfo:
 def save(
     state_dict: Any,
     url: Any,
-    policy: Policy | str = "lossless",
+    policy: Policy | Tuner | str = "lossless",
     *,
     delta: int = 0,
     metadata: Mapping[str, Any] | None = None,
@@ -73,7 +74,8 @@ def save(
         A path, a URL of fsspec (``s3://bucket/run/step-100``, ``memory://...``) or an obstore
         store. One process at a time writes there.
     policy
-        How each tensor is encoded: "lossless", "resume", "archive" or a `Policy`.
+        How each tensor is encoded: "lossless", "resume", "archive", a `Policy`, or a
+        `gpucodec.tune.Tuner`, which learns from the checkpoints that it sees and is stored there.
     delta
         Store tensors as differences to those of the checkpoint that was there before, where that
         is smaller: with 0 never, else in chains of at most that many differences.
@@ -127,14 +129,18 @@ class Job:
         self,
         storage: Storage,
         state_dict: Any,
-        policy: Policy | str = "lossless",
+        policy: Policy | Tuner | str = "lossless",
         *,
         metadata: Mapping[str, Any] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.started = time.perf_counter()
         self.storage = storage
-        self.policy = policy_of(policy)
+        self.tuner = policy if isinstance(policy, Tuner) else None
+        self.policy = Policy(name="tuned") if isinstance(policy, Tuner) else policy_of(policy)
+        self._tuned: dict[str, Any] = {}
+        if self.tuner is not None:
+            tuning.recall(self.tuner, storage, manifests.NAME)
         self.metadata = dict(metadata or {})
         self.progress = progress or (lambda _: None)
         flat = flatten(state_dict)
@@ -170,6 +176,8 @@ class Job:
         self._bases = {name: array for name, array in arrays.items() if array.depth < depth}
 
     def _config(self, leaf: Leaf) -> Any:
+        if leaf.name in self._tuned:
+            return self._tuned[leaf.name]
         kind = self.kinds[leaf.name]
         return self.policy.config(leaf.name, kind, leaf.dtype.name, leaf.shape)
 
@@ -180,6 +188,8 @@ class Job:
 
     def write(self, leaves: Sequence[Leaf]) -> None:
         """Write some of the tensors."""
+        if self.tuner is not None:
+            self._tuned |= tuning.plan(self.tuner, leaves, self.kinds)
         configs = [self._config(leaf) for leaf in leaves]
         codecs.warm(map(codecs.to_json, {DEFAULT_CONFIG, *configs}))
         with Workers(self.storage.workers) as workers:
@@ -198,6 +208,13 @@ class Job:
             references = workers.map(lambda pair: writer.refer(*pair), rounded)
             for (leaf, _), reference in zip(rounded, references, strict=True):
                 self._references[leaf.name] = reference
+        if self.tuner is not None:
+            for leaf, config in stored:
+                array = writer.arrays[self._paths[leaf.name]]
+                if array.delta is None:
+                    nbytes = array.encoded_bytes - array.metadata.size
+                    seconds = writer.seconds.get(array.path, 0.0)  # 0 of what was there already
+                    self.tuner.observe(leaf.name, config, nbytes, seconds)
         self._arrays |= writer.arrays
         self._written_bytes += writer.written_bytes
 
@@ -216,7 +233,10 @@ class Job:
             )
             for name, owner in self.owner.items()
         }
-        extra = {"metadata": self.metadata, "policy": self.policy.name}
+        extra: dict[str, Any] = {"metadata": self.metadata, "policy": self.policy.name}
+        if self.tuner is not None:
+            self.tuner.end_round()
+            extra[tuning.KEY] = self.tuner.to_json()
         manifest = Manifest(self.tree, tensors, self._arrays, extra)
         info = SaveInfo(
             manifest.id,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import GpucodecError
+from ..tune import Tuner
+from . import tuning
 from .collect import STEPS, collect, step_keys
 from .load import load_from
 from .parallel import Workers
@@ -96,7 +98,7 @@ class CheckpointSeries:
         *,
         keep: int | None = 3,
         keep_every: int | None = None,
-        policy: Policy | str = "lossless",
+        policy: Policy | Tuner | str = "lossless",
         staging_bytes: int | None = None,
         delta: int = 0,
     ) -> None:
@@ -116,6 +118,8 @@ class CheckpointSeries:
         self._running: Future[SaveInfo] | None = None
         self._done_bytes = 0
         self._total_bytes = 0
+        if isinstance(policy, Tuner) and (found := self.steps()):
+            tuning.recall(policy, self.storage, _key(found[-1]))
 
     def __enter__(self) -> Self:
         return self

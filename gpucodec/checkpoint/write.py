@@ -9,6 +9,7 @@ that is referred to is ever overwritten.
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -185,6 +186,8 @@ class Writer:
     _paths: dict[str, str] = field(default_factory=dict)
     """Of what was written or found, by content."""
     written_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What encoding took, of one thread, by paths of arrays."""
 
     def write(self, leaves: Iterable[tuple[Leaf, Any]]) -> Iterator[str]:
         """Write tensors, each with how to encode it; yields the paths of their arrays."""
@@ -253,12 +256,16 @@ class Writer:
             for path, plan in plans.items()
         }
 
+        spent: list[tuple[str, float]] = []  # appended to by many threads
+
         def chunk(job: tuple[str, Plan, int]) -> Object | GpucodecError:
             path, plan, i = job
+            started = time.thread_time()
             try:
                 raw = plan.encode(i, self.storage)
             except DamagedBaseError as error:
                 return error.reason
+            spent.append((path, time.thread_time() - started))
             key = f"{path}/{keys[path][i]}"
             self.storage.put(key, raw)
             if not plan.is_told[i]:
@@ -275,6 +282,8 @@ class Writer:
             elif path not in failed:
                 plan.give_up(found)
                 failed[path] = plan
+        for path, seconds in spent:
+            self.seconds[path] = self.seconds.get(path, 0.0) + seconds
         if failed:
             plans = {path: plan for path, plan in plans.items() if path not in failed}
             self._write({plan.path(): plan for plan in failed.values()})

@@ -7,8 +7,8 @@ import io
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from ..missing import needs
 from . import table
-from .missing import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

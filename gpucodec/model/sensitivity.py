@@ -10,8 +10,8 @@ import gpucodec
 
 from ..checkpoint.leaves import leaf
 from ..quant import QuantizeConfig
-from ..tune import Option, allocate
 from . import quantize as quant, store
+from .allocate import Option, allocate
 from .quality import agreement, outputs
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .missing import needs
+from ..missing import needs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

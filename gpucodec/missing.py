@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import UnsupportedError
+from .errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
