@@ -109,6 +109,67 @@ def race(cupy: Any, name: str, array: np.ndarray) -> None:
         raise RuntimeError(f"{name} did not decode to what it was")
 
 
+def quantized(cupy: Any, array: np.ndarray) -> None:
+    """Quantizing and dequantizing without the coding of the parts: GB of traffic a second."""
+    from gpucodec.cuda import quantize as launches
+    from gpucodec.dtypes import from_numpy
+
+    words = cupy.asarray(array.view(np.uint8))
+    out, copy = cupy.empty_like(words), cupy.empty_like(words)
+    device, dtype = devices.find(0), from_numpy(array.dtype)
+
+    def copied() -> None:
+        copy[...] = words
+
+    for name in ("int8", "nf4", "dynamic8", "mxfp8_e4m3", "nvfp4", "log8"):
+        config = gpucodec.QuantizeConfig(name)
+        head = array[: 1 << 20]
+        frame = gpucodec.cuda.encode_quantized(words[: head.nbytes].view(array.dtype), config)
+        if cupy.asnumpy(frame).tobytes() != gpucodec.encode_quantized(head, config).tobytes():
+            raise RuntimeError(f"the GPU's {name} differs from the CPU's")
+
+        def quantize(config: gpucodec.QuantizeConfig = config) -> Any:
+            return launches.quantize(device, words.data.ptr, dtype, array.shape, config, 0)
+
+        tensor = quantize()
+        traffic = array.nbytes + sum(plane.nbytes for plane in tensor.planes.values())
+        work: dict[str, Work] = {
+            "copy": copied,
+            f"{name} quantize": quantize,
+            f"{name} dequantize": lambda tensor=tensor: launches.dequantize(
+                device, [tensor], [out.data.ptr], 0
+            ),
+        }
+        times = milliseconds(cupy, work)
+        roof = 2 * array.nbytes / times.pop("copy") / 1e6
+        for what, time in times.items():
+            speed = traffic / time / 1e6
+            print(f"| {array.dtype} | {what} | {speed / roof:.0%} of copy traffic | {speed:.0f} |")
+
+
+def small(cupy: Any, n: int = 10_000) -> None:
+    """Many small tensors: decoded in one batch, and one by one."""
+    array = np.random.default_rng(0).normal(0, 0.02, 256).astype(np.float32)
+    config = gpucodec.TensorConfig(profile="plain")
+    frame = cupy.asarray(gpucodec.encode(array, config))
+    outs = [cupy.empty_like(cupy.asarray(array)) for _ in range(n)]
+    headers = [parse(cupy.asnumpy(frame))] * n
+
+    def one_by_one() -> None:
+        for out, header in zip(outs, headers, strict=True):
+            gpucodec.cuda.decode_async([frame], [out], headers=[header])
+
+    work: dict[str, Work] = {
+        "in a batch": lambda: gpucodec.cuda.decode_async([frame] * n, outs, headers=headers),
+        "one by one": one_by_one,
+    }
+    times = milliseconds(cupy, work)
+    factor = times["one by one"] / times["in a batch"]
+    for what, time in times.items():
+        print(f"| {n} tensors of {array.nbytes} bytes | decode {what} | | {time:.1f} ms |")
+    print(f"| | the batch is faster | {factor:.1f} times | |")
+
+
 def main() -> None:
     try:
         devices.find(0)
@@ -122,6 +183,9 @@ def main() -> None:
     n_bytes = int(sys.argv[1] if len(sys.argv) > 1 else 512) << 20
     for name, array in arrays(n_bytes).items():
         race(cupy, name, array)
+    for name in ("float32 weights", "bfloat16 weights"):
+        quantized(cupy, arrays(n_bytes)[name])
+    small(cupy)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numcodecs.abc import Codec
-from numcodecs.compat import ensure_contiguous_ndarray, ensure_ndarray_like
+from numcodecs.compat import (
+    ensure_contiguous_ndarray,
+    ensure_contiguous_ndarray_like,
+    ensure_ndarray_like,
+)
 
 import gpucodec
 
+from .buffers import is_on_gpu
 from .config import LZConfig, TensorConfig
 from .views import carrier
 
@@ -42,7 +47,7 @@ class _Frames(Codec):  # type: ignore[misc] # numcodecs is not typed
         Parameters
         ----------
         buf
-            The frame: any buffer.
+            The frame: any buffer, or a CuPy array; what is on a GPU decodes to an array there.
         out
             Contiguous writable buffer or array with exactly the decoded number of bytes.
 
@@ -62,7 +67,7 @@ class _Frames(Codec):  # type: ignore[misc] # numcodecs is not typed
         """
         if out is None:
             return gpucodec.decode(_bytes(buf))
-        gpucodec.decode(_bytes(buf), out=ensure_contiguous_ndarray(out))
+        gpucodec.decode(_bytes(buf), out=flat(out))
         return out
 
 
@@ -122,7 +127,7 @@ class Tensor(_Frames):
         frames = [_bytes(buf) for buf in bufs]
         if out is None:
             return list(gpucodec.decode_batch(frames))
-        gpucodec.decode_batch(frames, out=[ensure_contiguous_ndarray(one) for one in out])
+        gpucodec.decode_batch(frames, out=[flat(one) for one in out])
         return list(out)
 
     def max_encoded_size(self, shape: Sequence[int], dtype: npt.DTypeLike) -> int:
@@ -164,13 +169,13 @@ class LZ(_Frames):
 
     def encode(self, buf: Any) -> npt.NDArray[np.uint8]:
         """Encode an array or buffer, of any data type but object; the frame, uint8[n]."""
-        array = ensure_contiguous_ndarray(buf)
+        array = flat(buf)
         return gpucodec.encode(_bytes(array), self._config.for_elements(array.dtype.itemsize))
 
 
 def _words(buf: Any) -> npt.NDArray[Any]:
     """The memory of `buf` as an array of a data type that the format has, in its order."""
-    array = np.asarray(ensure_ndarray_like(buf))
+    array = buf if is_on_gpu(buf) else np.asarray(ensure_ndarray_like(buf))
     words = carrier(array.dtype)
     if array.flags.f_contiguous and not array.flags.c_contiguous:
         array = array.reshape(-1, order="F")
@@ -178,9 +183,15 @@ def _words(buf: Any) -> npt.NDArray[Any]:
         return array
     if array.dtype.itemsize == 0:  # "U0", "V0"
         return np.empty(0, words)
-    flat = np.ascontiguousarray(array).reshape(-1).view(words)
-    return flat.reshape(array.shape) if words.itemsize == array.dtype.itemsize else flat
+    one = array.reshape(-1)
+    one = (one if one.flags.c_contiguous else one.copy()).view(words)
+    return one.reshape(array.shape) if words.itemsize == array.dtype.itemsize else one
+
+
+def flat(buf: Any) -> Any:
+    """Contiguous memory as an array of one dimension, where it is."""
+    return ensure_contiguous_ndarray_like(buf) if is_on_gpu(buf) else ensure_contiguous_ndarray(buf)
 
 
 def _bytes(buf: Any) -> npt.NDArray[np.uint8]:
-    return ensure_contiguous_ndarray(buf).view(np.uint8)  # type: ignore[no-any-return]
+    return flat(buf).view(np.uint8)  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@
 namespace lz {
 
 constexpr u32 TABLE_BYTES = 8u << HASH_BITS;
-constexpr u32 AHEAD = 8;   // words whose candidates are there before a window is looked at
+constexpr u32 AHEAD = 16;  // words whose candidates are there before windows are looked at
 constexpr u32 RING = 128;  // words whose candidates are kept
 
 struct Found {  // of a block that is parsed
@@ -77,31 +77,39 @@ DEVICE u32 run_of_fill(const Parse& parse, u32 i) {
 
 struct Match {
     u32 at, source;  // words
-    u32 bytes;
+    u32 bytes;       // 0: none
+    u32 n_windows;   // that were looked at
 };
 
-// The longest match in the window from word `p` on, counted up to STEP bytes.
-DEVICE Match best_in_window(const Parse& parse, u32 p, u32 repeat) {
-    u32 lane = lane_index(), ahead, way;
-    bool tried;
-    if (parse.level == 0) {  // of words p, p + 1, p + 2: the last distance, and the nearest 3, 2 and 2
-        ahead = lane < 4 ? 0 : lane < 7 ? 1 : 2;
-        way = lane < 4 ? lane : lane < 7 ? lane - 4 : lane - 7;
-        tried = lane < 10;
+// The first long enough match of the windows at `p`, `p + WINDOW`, ..., as many as there are lanes for and
+// words in the block, or of the first one only. Of each window the longest counts, up to STEP bytes. (A
+// window without a match changes nothing, so that the next can be looked at meanwhile.)
+DEVICE Match best_in_windows(const Parse& parse, u32 p, u32 repeat, u32 margin) {
+    u32 lane = lane_index(), n_tried = parse.level == 0 ? 10 : WINDOW * (WAYS + 1);
+    u32 window = lane / n_tried, number = lane % n_tried, ahead, way;
+    if (parse.level == 0) {  // of its words: the last distance, and the nearest 3, 2 and 2
+        ahead = number < 4 ? 0 : number < 7 ? 1 : 2;
+        way = number < 4 ? number : number < 7 ? number - 4 : number - 7;
     } else {
-        ahead = lane / (WAYS + 1);
-        way = lane % (WAYS + 1);
-        tried = lane < WINDOW * (WAYS + 1);
+        ahead = number / (WAYS + 1);
+        way = number % (WAYS + 1);
     }
-    Match found = {p + ahead, 0, 0};
-    if (tried) {
+    u32 n_windows = parse.filling ? 1 : WARP / n_tried, n_here = (parse.n - p - margin) / WINDOW + 1;
+    if (n_windows > n_here) n_windows = n_here;
+    Match found = {p + window * WINDOW + ahead, 0, 0, n_windows};
+    if (window < n_windows) {
         u64 slot = parse.slots[found.at % RING];
         found.source = way == 0 ? found.at - repeat : slot >> (16 * (way - 1)) & 0xFFFF;
         found.bytes = alike(parse.text, found.at << parse.word_log, found.source << parse.word_log);
     }
-    u32 best = max_of_warp(found.bytes << 5 | (WARP - 1 - lane));  // of equals the lowest lane
-    u32 winner = WARP - 1 - best % WARP;
-    return {shuffle(found.at, winner), shuffle(found.source, winner), best >> 5};
+    u32 shortest = (parse.least - (found.at - found.source == repeat)) << parse.word_log;
+    u32 long_enough = ballot(found.bytes >= shortest), key = found.bytes << 5 | (WARP - 1 - lane);
+    for (u32 w = 0; w < n_windows; w++) {
+        u32 best = most_of_warp(window == w ? key : 0), winner = WARP - 1 - best % WARP;  // of equals the lowest
+        if (long_enough >> winner & 1) return {shuffle(found.at, winner), shuffle(found.source, winner), best >> 5, w};
+    }
+    found.bytes = 0;
+    return found;
 }
 
 // How many of up to 32 words from `at` on can be copied from `source` on.
@@ -167,12 +175,12 @@ DEVICE Found parse_block(const Parse& parse) {
                 continue;
             }
             for (; entered < p + AHEAD && entered < n; entered += WARP) enter(parse, hash, entered, before);
-            Match best = best_in_window(parse, p, repeat);
-            u32 shortest = best.at - best.source == repeat ? least - word : least;  // in bytes
-            if (best.bytes < shortest) {
-                p += stride;
+            Match best = best_in_windows(parse, p, repeat, margin);
+            if (best.bytes == 0) {
+                p += stride * best.n_windows;
                 continue;
             }
+            u32 shortest = best.at - best.source == repeat ? least - word : least;  // in bytes
             p = best.at;
             source = best.source;
             length = best.bytes >> word_log;

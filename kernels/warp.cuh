@@ -102,6 +102,14 @@ DEVICE u32 or_of_warp(u32 bits) {
 #endif
 }
 
+DEVICE u32 most_of_warp(u32 value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(ALL_LANES, value);
+#else
+    return max_of_warp(value);
+#endif
+}
+
 // Sum of the values of the lanes up to this one.
 template <class T>
 DEVICE T prefix_of_warp(T value) {

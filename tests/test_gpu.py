@@ -18,11 +18,13 @@ import seeds
 from golden_inputs import golden_inputs
 from helpers import NAMES, raw_bytes, sample, sha256
 from test_cuda_kernels import plain
+from test_cuda_quantize import variants
 
 import gpucodec
 import gpucodec.cuda
 from gpucodec import CorruptionError, UnsupportedError
 from gpucodec.cuda import device as devices
+from gpucodec.kernels import quantspec
 
 
 def why_not() -> str:
@@ -178,6 +180,45 @@ def test_strided_arrays_are_encoded_in_c_order(cupy):
     array = sample("float32", 60_000, "values").reshape(200, 300)
     frame = gpucodec.encode(cupy.asarray(array).T, PLAIN)
     assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(array.T, PLAIN).tobytes()
+
+
+@pytest.mark.parametrize("name", quantspec.BY_NAME)
+def test_quantized_tensors_are_those_of_the_cpu(cupy, name):
+    for i, (array, config) in enumerate(variants(name, 5, 20)):
+        expected = gpucodec.encode_quantized(array, config)
+        frame = gpucodec.encode_quantized(Typed(cupy, array), config)
+        assert cupy.asnumpy(frame).tobytes() == expected.tobytes(), i
+        out = Typed(cupy, np.zeros_like(array))
+        gpucodec.decode(frame, out)
+        with np.errstate(all="ignore"):
+            assert cupy.asnumpy(out.bytes).tobytes() == raw_bytes(gpucodec.decode(expected)), i
+
+
+@pytest.mark.parametrize("name", ["int8", "nvfp4"])
+def test_large_tensors_are_quantized_as_by_the_cpu(cupy, name):
+    array = sample("float32", 1 << 26, "values")
+    config = gpucodec.QuantizeConfig(name, bound=gpucodec.ErrorBound(range=0.05))
+    frame = gpucodec.encode_quantized(cupy.asarray(array), config)
+    assert cupy.asnumpy(frame).tobytes() == gpucodec.encode_quantized(array, config).tobytes()
+
+
+def test_zarr_decodes_into_arrays_of_cupy(cupy):
+    zarr = pytest.importorskip("zarr")
+    import gpucodec.zarr
+
+    array = sample("float32", 1 << 20, "values").reshape(1024, 1024)
+    options = {"shape": array.shape, "chunks": (256, 1024), "dtype": "f4", "compressors": None}
+    codec = gpucodec.zarr.TensorCodec()
+    expected, store = zarr.storage.MemoryStore(), zarr.storage.MemoryStore()
+    zarr.create_array(expected, serializer=codec, **options)[...] = array
+    with gpucodec.zarr.enable(device="cuda"):
+        made = zarr.create_array(store, serializer=codec, **options)
+        made[...] = cupy.asarray(array)
+        read, part = made[...], made[100:110, 5]
+    for key, value in expected._store_dict.items():
+        assert store._store_dict[key].to_bytes() == value.to_bytes(), key
+    assert cupy.asnumpy(read).tobytes() == array.tobytes()
+    assert cupy.asnumpy(part).tobytes() == array[100:110, 5].tobytes()
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float32", "int64", "float8_e4m3fn"])

@@ -75,9 +75,12 @@ def _one_device(views: Sequence[DeviceArray]) -> Device:
 
 
 def _follow(device: Device, stream: int, views: Sequence[DeviceArray]) -> None:
-    for other in {view.stream for view in views} - {None, stream}:
-        assert other is not None
-        device.follow(stream, other)
+    """Let the stream wait for whatever made the arrays; and for the device's current stream, whose
+    memory a new array may be: the pool knows that it is free there only.
+    """
+    for other in sorted({view.stream for view in views} | {device.current_stream()}, key=str):
+        if other is not None and other != stream:
+            device.follow(stream, other)
 
 
 def encode(array: Any, config: Config | None = None, *, out: Any = None, stream: Any = None) -> Any:

@@ -41,6 +41,11 @@ class Plane:
     """Its `id` is the number of the device."""
 
     @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3 of the interface."""
         return {

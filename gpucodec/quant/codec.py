@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import buffers, codec, frame as frames
 from ..dtypes import BY_NAME
-from ..errors import CorruptionError
+from ..errors import CorruptionError, UnsupportedError
 from . import frame as quantframe
 from .salvage import known_steps, salvaged
 from .tensor import Quantized, dequantize as dequantize_quantized, quantize, require_float
@@ -133,6 +133,13 @@ def decode_quantized(
         `out` has another size or is read-only; or `dequantize` is False with `out` or `salvage`.
 
     """
+    if buffers.is_on_gpu(frame) or buffers.is_on_gpu(out):
+        if not dequantize:
+            message = "codes and scales of a frame on a GPU are not handed out"
+            raise UnsupportedError(message)
+        from .. import cuda
+
+        return cuda.decode(frame, out, limit=limit, salvage=salvage)
     raw = buffers.encoded(frame)
     if not dequantize and (salvage or out is not None):
         message = "out and salvage are for dequantized values, not for dequantize=False"

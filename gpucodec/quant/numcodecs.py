@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numcodecs.abc import Codec
-from numcodecs.compat import ensure_contiguous_ndarray, ensure_ndarray_like
+from numcodecs.compat import ensure_ndarray_like
 
+from ..buffers import is_on_gpu
+from ..numcodecs import flat
 from .codec import decode_quantized, encode_quantized
 from .config import QuantizeConfig
 
@@ -65,7 +67,7 @@ class Quantize(Codec):  # type: ignore[misc] # numcodecs is not typed
             Not an array of floats.
 
         """
-        array = np.asarray(ensure_ndarray_like(buf))
+        array = buf if is_on_gpu(buf) else np.asarray(ensure_ndarray_like(buf))
         if array.flags.f_contiguous and not array.flags.c_contiguous:
             array = array.T
         return encode_quantized(array, self._config)
@@ -92,8 +94,8 @@ class Quantize(Codec):  # type: ignore[misc] # numcodecs is not typed
             `out` has another size, or is not contiguous.
 
         """
-        frame = ensure_contiguous_ndarray(buf).view(np.uint8)
+        frame = flat(buf).view(np.uint8)
         if out is None:
             return decode_quantized(frame)
-        decode_quantized(frame, out=ensure_contiguous_ndarray(out))
+        decode_quantized(frame, out=flat(out))
         return out

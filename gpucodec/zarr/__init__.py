@@ -6,7 +6,7 @@ Stores that use them open without an import of this module: zarr finds them by e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import zarr
 
@@ -41,11 +41,36 @@ __all__ = [
 ]
 
 
-def enable() -> AbstractContextManager[object]:
+def enable(*, device: Literal["cpu", "cuda"] | None = None) -> AbstractContextManager[object]:
     """Make arrays that are opened from now on use `Pipeline`.
 
+    Parameters
+    ----------
+    device
+        "cuda" makes zarr's arrays CuPy's, too, as `zarr.config.enable_gpu` does: chunks are decoded
+        on the current device and encoded there. "cpu" makes them NumPy's again. None leaves that.
+
+    Raises
+    ------
+    UnsupportedError
+        "cuda" without a GPU that can be used; the message says what is missing.
+
+    Notes
+    -----
     Arrays keep the pipeline that they were opened with. As a context manager, the setting ends
     with the block. The environment variable ``ZARR_CODEC_PIPELINE__PATH=gpucodec.zarr.Pipeline``
     does the same.
+
     """
-    return zarr.config.set({"codec_pipeline.path": "gpucodec.zarr.Pipeline"})  # type: ignore[no-any-return]
+    settings = {"codec_pipeline.path": "gpucodec.zarr.Pipeline"}
+    if device is not None:
+        kind = {"cpu": "cpu", "cuda": "gpu"}[device]
+        settings |= {
+            "buffer": f"zarr.buffer.{kind}.Buffer",
+            "ndbuffer": f"zarr.buffer.{kind}.NDBuffer",
+        }
+    if device == "cuda":
+        from gpucodec.cuda.device import find
+
+        find(0)
+    return zarr.config.set(settings)  # type: ignore[no-any-return]

@@ -9,8 +9,6 @@ from functools import cached_property, lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gpucodec import frame as frames
 from gpucodec.dtypes import DType, from_numpy
 from gpucodec.errors import CorruptionError, GpucodecError
@@ -18,6 +16,7 @@ from gpucodec.kernels import spec
 from gpucodec.views import carrier
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     from zarr.core.array_spec import ArraySpec
 
@@ -147,7 +146,9 @@ class Chunk:
             array = array.astype(self.stored, copy=False)
         # Else a filter hands over, say, the integers that it made of floats, maybe flattened:
         # the bytes are what counts, as they do for zarr's own codec.
-        array = np.ascontiguousarray(array).reshape(-1)
+        array = array.reshape(-1)
+        if not array.flags.c_contiguous:
+            array = array.copy()
         return array.view(self.words).reshape(self.frame_shape)
 
     def from_bytes(self, raw: Bytes) -> npt.NDArray[Any]:

@@ -14,6 +14,7 @@ from gpucodec.config import TensorConfig
 from gpucodec.views import carrier
 
 from .chunk import chunk_of
+from .gpu import buffer, elements, empty, fetching, ndbuffer
 from .metadata import Configured
 from .read import Decoding, read_chunks
 from .steps import INLINE_BYTES, is_sync_handle, off_loop, raw_bytes, run, run_sync
@@ -21,7 +22,6 @@ from .steps import INLINE_BYTES, is_sync_handle, off_loop, raw_bytes, run, run_s
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import numpy.typing as npt
     from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer, NDBuffer
 
@@ -74,18 +74,18 @@ class TensorCodec(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
         raise NotImplementedError
 
     def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        [buffer] = self._encode_many([(chunk_array, chunk_spec)])
-        return buffer
+        [value] = self._encode_many([(chunk_array, chunk_spec)])
+        return value
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         [array] = self._decode_many([(chunk_bytes, chunk_spec)])
         return array
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        [buffer] = await off_loop(
+        [value] = await off_loop(
             _is_small([chunk_spec]), self._encode_many, [(chunk_array, chunk_spec)]
         )
-        return buffer
+        return value
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         [array] = await off_loop(
@@ -106,24 +106,25 @@ class TensorCodec(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
         return await _present(self._decode_many, chunks_and_specs)
 
     def _encode_many(self, chunks: list[tuple[NDBuffer, ArraySpec]]) -> list[Buffer]:
-        words = [chunk_of(spec).to_words(array.as_numpy_array()) for array, spec in chunks]
+        words = [chunk_of(spec).to_words(elements(array)) for array, spec in chunks]
         frames = gpucodec.encode_batch(words, self.config)
         return [
-            spec.prototype.buffer.from_array_like(frame)
-            for frame, (_, spec) in zip(frames, chunks, strict=True)
+            buffer(frame, spec.prototype) for frame, (_, spec) in zip(frames, chunks, strict=True)
         ]
 
     def _decode_many(self, chunks: list[tuple[Buffer, ArraySpec]]) -> list[NDBuffer]:
         decoding = Decoding()
         arrays = []
-        for buffer, spec in chunks:
+        for value, spec in chunks:
             chunk = chunk_of(spec)
-            array = np.empty(chunk.shape, chunk.native)
-            raw = raw_bytes(buffer)
+            array = empty(spec.prototype, chunk.shape, chunk.native)
+            raw = raw_bytes(value)
             decoding.add(raw, chunk, chunk.everything, array, (), None, whole=True)
             arrays.append(array)
         decoding.run()
-        return [_ndbuffer(array, spec) for array, (_, spec) in zip(arrays, chunks, strict=True)]
+        return [
+            ndbuffer(array, spec.prototype) for array, (_, spec) in zip(arrays, chunks, strict=True)
+        ]
 
     def _decode_partial_sync(
         self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
@@ -131,8 +132,8 @@ class TensorCodec(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
         out = _selected(selection, chunk_spec)
         item = (byte_getter, chunk_spec, selection, (), False)
         steps = read_chunks([item], [out], self.config, boxes=is_box(selection))
-        [present] = run_sync(steps, chunk_spec.prototype)
-        return _ndbuffer(out, chunk_spec) if present else None
+        [present] = run_sync(steps, fetching(byte_getter, chunk_spec.prototype))
+        return ndbuffer(out, chunk_spec.prototype) if present else None
 
     async def _decode_partial_single(
         self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
@@ -152,14 +153,14 @@ class TensorCodec(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
         ]
         boxes = all(is_box(selection) for _, selection, _ in batch)
         steps = read_chunks(items, outs, self.config, boxes=boxes)
-        prototype = batch[0][2].prototype
+        prototype = fetching(batch[0][0], batch[0][2].prototype)
         sync = all(is_sync_handle(getter) for getter, _, _ in batch)
         if sync and _is_small([spec for _, _, spec in batch]):
             present = run_sync(steps, prototype)
         else:
             present = await run(steps, prototype, sync=sync)
         return [
-            _ndbuffer(out, spec) if there else None
+            ndbuffer(out, spec.prototype) if there else None
             for out, (_, _, spec), there in zip(outs, batch, present, strict=True)
         ]
 
@@ -171,15 +172,11 @@ def is_box(selection: Any) -> bool:
     )
 
 
-def _selected(selection: Any, spec: ArraySpec) -> npt.NDArray[Any]:
+def _selected(selection: Any, spec: ArraySpec) -> Any:
     """Room for what is selected of a chunk."""
     chunk = chunk_of(spec)
     shape = np.broadcast_to(np.False_, chunk.shape)[selection].shape
-    return np.empty(shape, chunk.native, spec.order)
-
-
-def _ndbuffer(array: npt.NDArray[Any], spec: ArraySpec) -> NDBuffer:
-    return spec.prototype.nd_buffer.from_numpy_array(array)
+    return empty(spec.prototype, shape, chunk.native, spec.order)
 
 
 def _is_small(specs: Iterable[ArraySpec]) -> bool:

@@ -11,6 +11,7 @@ from zarr.abc.codec import BytesBytesCodec
 import gpucodec
 from gpucodec.config import LZConfig
 
+from .gpu import buffer
 from .metadata import Configured
 from .steps import off_loop, raw_bytes
 
@@ -59,11 +60,11 @@ class LZCodec(Configured, BytesBytesCodec):
         native = chunk_spec.dtype.to_native_dtype()
         config = self.config.for_elements(0 if native.hasobject else native.itemsize)
         frame = gpucodec.encode(raw_bytes(chunk_bytes), config)
-        return chunk_spec.prototype.buffer.from_array_like(frame)
+        return buffer(frame, chunk_spec.prototype)
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         decoded = gpucodec.decode(raw_bytes(chunk_bytes))
-        return chunk_spec.prototype.buffer.from_array_like(decoded.reshape(-1).view("u1"))
+        return buffer(decoded.reshape(-1).view("u1"), chunk_spec.prototype)
 
     async def _encode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         is_small = len(chunk_bytes) < _INLINE_BYTES

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from zarr.codecs import ShardingCodec
 
+from gpucodec.buffers import is_on_gpu
+
 from ._compat import BatchedCodecPipeline
 from .chunk import chunk_of
 from .codec import TensorCodec, is_box
+from .gpu import fetching, is_gpu
 from .partial import MIN_SAVING
 from .read import read_chunks, read_shards
 from .shard import is_standard_index
 from .steps import each, is_sync_handle, run
-from .write import write_chunks, write_shards
+from .write import rewrite_shards, write_chunks, write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -67,8 +70,8 @@ class Pipeline(BatchedCodecPipeline):
         """Read chunks into `out`; says of each whether it exists."""
         batch = list(batch_info)
         codec = self._serializer()
-        target = out.as_ndarray_like()
-        if codec is None or not batch or not isinstance(target, np.ndarray):
+        target: Any = out.as_ndarray_like()
+        if codec is None or not batch or not _is_ours(target):
             return await super().read(batch, out, drop_axes)
         # The selections of a batch are all of one kind, since one indexer made them.
         _, _, selection, where, _ = batch[0]
@@ -96,9 +99,11 @@ class Pipeline(BatchedCodecPipeline):
         """Write chunks from `value`."""
         batch = list(batch_info)
         codec = self._serializer()
-        source = value.as_ndarray_like()
-        if codec is None or not batch or not isinstance(source, np.ndarray):
+        source: Any = value.as_ndarray_like()
+        if codec is None or not batch or not _is_ours(source):
             return await super().write(batch, value, drop_axes)
+        if source.shape == ():
+            source = value.as_numpy_array()  # a scalar is repeated on the host
         sharding = self.array_bytes_codec
 
         def steps(part: list[Any]) -> Steps[None]:
@@ -110,12 +115,23 @@ class Pipeline(BatchedCodecPipeline):
             # Shards of which a part stays are zarr's to merge.
             boxes = not drop_axes and is_box(batch[0][2]) and is_box(batch[0][3])
             rest = [item for item in batch if not (boxes and item[4])]
-            if rest:
+            if rest and is_gpu(rest[0][1].prototype):  # whose index zarr could not encode there
+
+                def rewrite(part: list[Any]) -> Steps[None]:
+                    return rewrite_shards(part, source, drop_axes, sharding, codec.config)
+
+                await _run_windows(rewrite, rest, _chunk_bytes(rest))
+            elif rest:
                 await super().write(rest, value, drop_axes)
             batch = [item for item in batch if boxes and item[4]]
         if batch:
             await _run_windows(steps, batch, _chunk_bytes(batch))
         return None
+
+
+def _is_ours(array: Any) -> bool:
+    """Whether the codec reads and writes such arrays: of NumPy, or on a GPU."""
+    return isinstance(array, np.ndarray) or is_on_gpu(array)
 
 
 def _chunk_bytes(items: list[Any]) -> int:
@@ -131,7 +147,8 @@ async def _run_windows(
     sync = is_sync_handle(handle)
 
     async def window(start: int) -> T:
-        return await run(steps(items[start : start + size]), spec.prototype, sync=sync)
+        prototype = fetching(handle, spec.prototype)
+        return await run(steps(items[start : start + size]), prototype, sync=sync)
 
     return await each(window, ((start,) for start in range(0, len(items), size)), WINDOWS)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
 
+import gpucodec
 from gpucodec.dtypes import from_numpy
 from gpucodec.quant import QuantizeConfig, decode_quantized, encode_quantized
 from gpucodec.quant.frame import parse
@@ -16,17 +17,16 @@ from gpucodec.quant.tensor import is_float
 
 from .chunk import chunk_of
 from .codec import is_box
+from .gpu import buffer, elements, empty, fetching, is_gpu, ndbuffer
 from .quantize_partial import check_chunk, is_partial, read_selected
 from .steps import INLINE_BYTES, is_sync_handle, off_loop, raw_bytes, run, run_sync
 
 if TYPE_CHECKING:
     from typing import Self
 
-    import numpy.typing as npt
     from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer, NDBuffer
 
-    from .chunk import Chunk
     from .steps import Steps
 
 
@@ -92,11 +92,11 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         raise NotImplementedError
 
     def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        frame = encode_quantized(chunk_array.as_numpy_array(), self.config)
-        return chunk_spec.prototype.buffer.from_array_like(frame)
+        frame = encode_quantized(elements(chunk_array), self.config)
+        return buffer(frame, chunk_spec.prototype)
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return _ndbuffer(_decode(chunk_bytes, chunk_of(chunk_spec)), chunk_spec)
+        return _ndbuffer(_decode(chunk_bytes, chunk_spec), chunk_spec)
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         is_small = chunk_of(chunk_spec).nbytes < INLINE_BYTES
@@ -106,22 +106,21 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         is_small = chunk_of(chunk_spec).nbytes < INLINE_BYTES
         return await off_loop(is_small, self._decode_sync, chunk_bytes, chunk_spec)
 
-    def _read(
-        self, getter: Any, selection: Any, chunk_spec: ArraySpec
-    ) -> Steps[npt.NDArray[Any] | None]:
+    def _read(self, getter: Any, selection: Any, chunk_spec: ArraySpec) -> Steps[Any]:
         """The selected elements of a chunk, None if there is no such chunk."""
         chunk = chunk_of(chunk_spec)
         if is_box(selection) and is_partial(chunk, selection, self.config):
-            elements = yield from read_selected(getter, chunk, selection, self.config)
+            found = yield from read_selected(getter, chunk, selection, self.config)
         else:
             [answer] = yield [(getter, None)]
-            elements = None if answer is None else _decode(answer, chunk)
-        return None if elements is None else elements[selection]
+            found = None if answer is None else _decode(answer, chunk_spec)
+        return None if found is None else found[selection]
 
     def _decode_partial_sync(
         self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
     ) -> NDBuffer | None:
-        selected = run_sync(self._read(byte_getter, selection, chunk_spec), chunk_spec.prototype)
+        prototype = fetching(byte_getter, chunk_spec.prototype)
+        selected = run_sync(self._read(byte_getter, selection, chunk_spec), prototype)
         return None if selected is None else _ndbuffer(selected, chunk_spec)
 
     async def _decode_partial_single(
@@ -129,16 +128,21 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     ) -> NDBuffer | None:
         steps = self._read(byte_getter, selection, chunk_spec)
         sync = is_sync_handle(byte_getter)
-        selected = await run(steps, chunk_spec.prototype, sync=sync)
+        selected = await run(steps, fetching(byte_getter, chunk_spec.prototype), sync=sync)
         return None if selected is None else _ndbuffer(selected, chunk_spec)
 
 
-def _decode(chunk_bytes: Buffer, chunk: Chunk) -> npt.NDArray[Any]:
-    raw = raw_bytes(chunk_bytes)
+def _decode(chunk_bytes: Buffer, spec: ArraySpec) -> Any:
+    """The elements, on a GPU if that is where they are asked for."""
+    raw, chunk = raw_bytes(chunk_bytes), chunk_of(spec)
     check_chunk(parse(raw), chunk)
-    return decode_quantized(raw, limit=None)  # type: ignore[no-any-return]
+    if not is_gpu(spec.prototype):
+        return decode_quantized(raw, limit=None)
+    return gpucodec.decode(raw, empty(spec.prototype, chunk.shape, chunk.native))
 
 
-def _ndbuffer(array: npt.NDArray[Any], spec: ArraySpec) -> NDBuffer:
+def _ndbuffer(array: Any, spec: ArraySpec) -> NDBuffer:
+    if isinstance(array, np.generic):
+        array = np.asarray(array)
     native = spec.dtype.to_native_dtype()
-    return spec.prototype.nd_buffer.from_numpy_array(np.asarray(array).astype(native, copy=False))
+    return ndbuffer(array.astype(native, copy=False), spec.prototype)

@@ -11,6 +11,7 @@ import gpucodec
 from gpucodec.errors import GpucodecError
 
 from .chunk import Chunk, chunk_of, note_chunk
+from .gpu import can_take, empty_like, moved
 from .partial import MAX_GAP, MAX_MERGED, Source, is_partial, merge, read_blocks
 from .shard import Layout, Tile
 from .steps import raw_bytes, together
@@ -68,9 +69,11 @@ class Decoding:
         self.frames.append(raw)
         self.getters.append(getter)
         if whole and chunk.in_place and out.dtype == chunk.native:
-            self.outputs.append(out[(*where, ...)])  # the ellipsis keeps 0-d arrays arrays
-            return
-        aside = np.empty(chunk.nbytes, np.uint8)
+            place = out[(*where, ...)]  # the ellipsis keeps 0-d arrays arrays
+            if can_take(place):
+                self.outputs.append(place)
+                return
+        aside = empty_like(out, (chunk.nbytes,), np.uint8)
         self.outputs.append(aside)
         self.moves.append((chunk, aside, selection, out, where))
 
@@ -100,7 +103,9 @@ class Decoding:
     ) -> None:
         """Put the selected elements of a chunk to their place."""
         selected = elements[selection]
-        out[where] = selected.squeeze(axis=self.drop_axes) if self.drop_axes else selected
+        if self.drop_axes:
+            selected = selected.squeeze(axis=self.drop_axes)
+        out[where] = moved(selected, out)
 
     def _raise_for_culprit(self) -> None:
         for raw, getter in zip(self.frames, self.getters, strict=True):

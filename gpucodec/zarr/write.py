@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import gpucodec
+from gpucodec.buffers import is_on_gpu
 
 from .chunk import Chunk, chunk_of
-from .read import fill_value, read_chunks
+from .gpu import buffer, empty, fetching, filled, moved, on_host
+from .read import fill_value, read_chunks, read_shards
 from .shard import Layout
 from .steps import Puts
 
@@ -60,7 +62,7 @@ class Encoding:
         but the fill value: the same bits, unlike in zarr, where the payload of a NaN (and of
         bfloat16, the sign of a zero) is lost. Equal bits make equal frames.
         """
-        encoded: list[Any] = gpucodec.encode_batch(self.words, self.config)
+        encoded: list[Any] = _encode(self.words, self.config)
         empty: dict[Chunk, bytes] = {}
         for i, (chunk, spec) in enumerate(self.sources):
             if spec.config.write_empty_chunks or encoded[i].size > chunk.table_bytes(self.config):
@@ -96,8 +98,8 @@ def write_chunks(
             continue
         base = next(incomplete) if not complete else None
         if base is None:
-            base = np.full(chunk.shape, fill_value(spec), chunk.native)
-        base[selection] = _aligned(value, where, drop_axes, len(chunk.shape))
+            base = filled(spec.prototype, chunk.shape, chunk.native, fill_value(spec))
+        base[selection] = moved(_aligned(value, where, drop_axes, len(chunk.shape)), base)
         encoding.add(base, chunk, spec)
     yield Puts(_put(item, frame) for item, frame in zip(items, encoding.run(), strict=True))
 
@@ -111,7 +113,7 @@ def _read_existing(
     reads, stored = [], []
     for setter, spec, *_ in items:
         chunk = chunk_of(spec)
-        stored.append(np.empty(chunk.shape, chunk.native))
+        stored.append(empty(spec.prototype, chunk.shape, chunk.native))
         reads.append((setter, spec, chunk.everything, (), True))
     present = yield from read_chunks(reads, stored, config, boxes=True)
     return [one if there else None for one, there in zip(stored, present, strict=True)]
@@ -151,8 +153,8 @@ def write_shards(
             elif tile.complete:
                 encoding.add(part[(*tile.within, ...)].reshape(inner.shape), inner, spec)
             else:
-                base = np.full(inner.shape, fill_value(spec), inner.native)
-                base[tile.selection] = _aligned(part, tile.within, (), 0)
+                base = filled(spec.prototype, inner.shape, inner.native, fill_value(spec))
+                base[tile.selection] = moved(_aligned(part, tile.within, (), 0), base)
                 encoding.add(base, inner, spec)
     encoded = iter(encoding.run())
     puts = Puts()
@@ -162,6 +164,34 @@ def write_shards(
     yield puts
 
 
+def rewrite_shards(
+    items: Sequence[Item],
+    value: npt.NDArray[Any],
+    drop_axes: tuple[int, ...],
+    sharding: ShardingCodec,
+    config: TensorConfig,
+) -> Steps[None]:
+    """Write shards of which a part stays: read, changed and written as a whole."""
+    for setter, spec, selection, where, _ in items:
+        chunk = chunk_of(spec)
+        base = empty(spec.prototype, chunk.shape, chunk.native)
+        whole = (setter, spec, chunk.everything, chunk.everything, True)
+        yield from read_shards([whole], base, sharding, config)
+        base[selection] = moved(_aligned(value, where, drop_axes, len(chunk.shape)), base)
+        yield from write_shards([whole], base, sharding, config)
+
+
 def _put(item: Item, value: Bytes | None) -> tuple[Any, Buffer | None]:
     setter, spec = item[:2]
-    return setter, None if value is None else spec.prototype.buffer.from_array_like(value)
+    return setter, None if value is None else buffer(value, fetching(setter, spec.prototype))
+
+
+def _encode(words: Sequence[Any], config: TensorConfig) -> list[Bytes]:
+    """The frames, on the host; of arrays on a GPU nothing else is copied there."""
+    frames: list[Any] = [None] * len(words)
+    for on_gpu in (False, True):
+        numbers = [i for i, array in enumerate(words) if is_on_gpu(array) == on_gpu]
+        encoded = gpucodec.encode_batch([words[i] for i in numbers], config)
+        for i, frame in zip(numbers, encoded, strict=True):
+            frames[i] = on_host(frame)
+    return frames

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`CupyDevice`, call by call: a module that records stands in for CuPy, whose signatures it has.
+
+What the calls do on a GPU is for `pytest -m gpu`; here is shown that they are the right ones, with the
+stream and the device in force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from gpucodec.cuda import device as devices
+from gpucodec.dtypes import BY_NAME
+from gpucodec.errors import UnsupportedError
+from gpucodec.kernels import cuda
+
+
+class Recorder(types.ModuleType):
+    """As much of CuPy 14 as the device touches."""
+
+    def __init__(self) -> None:
+        super().__init__("cupy")
+        self.log: list[tuple] = []
+        self.inside: list[str] = []
+        runtime = types.SimpleNamespace(
+            memcpyHostToDevice=1,
+            memcpyDeviceToHost=2,
+            memcpyDeviceToDevice=3,
+            memcpyAsync=lambda dst, src, size, kind, stream: self.note(
+                "memcpyAsync", dst, src, size, kind, stream
+            ),
+            memsetAsync=lambda ptr, value, size, stream: self.note(
+                "memsetAsync", ptr, value, size, stream
+            ),
+            streamSynchronize=lambda stream: self.note("streamSynchronize", stream),
+        )
+        self.cuda = types.SimpleNamespace(
+            runtime=runtime,
+            Device=lambda index: self.using(f"device {index}"),
+            ExternalStream=self.stream,
+            Event=self.event,
+            alloc=self.alloc,
+            get_current_stream=lambda: types.SimpleNamespace(ptr=77),
+        )
+
+    def note(self, *call) -> None:
+        self.log.append((*call, tuple(self.inside)))
+
+    def using(self, name: str, **attributes):
+        @contextlib.contextmanager
+        def enter():
+            self.inside.append(name)
+            yield
+            self.inside.pop()
+
+        class Context(types.SimpleNamespace):
+            def __enter__(context) -> None:  # noqa: N805
+                context.opened = [*getattr(context, "opened", []), enter()]
+                context.opened[-1].__enter__()
+
+            def __exit__(context, *error) -> None:  # noqa: N805
+                context.opened.pop().__exit__(*error)
+
+        return Context(name=name, **attributes)
+
+    def stream(self, ptr, device_id=-1):
+        name = f"stream {ptr} of {device_id}"
+        return self.using(name, wait_event=lambda event: self.note("wait", name, event.made))
+
+    def event(self, block=False, disable_timing=False, interprocess=False):
+        assert disable_timing
+        made = len(self.log)
+        return types.SimpleNamespace(
+            made=made, record=lambda stream: self.note("record", stream.name, made)
+        )
+
+    def alloc(self, size):
+        self.note("alloc", size)
+        return types.SimpleNamespace(ptr=4096)
+
+    def empty(self, shape, dtype):
+        self.note("empty", shape, dtype)
+        if dtype == BY_NAME["float8_e5m2"].numpy:
+            raise TypeError("no such type")
+        return "an array"
+
+    def RawModule(self, code=None, *, path=None, options=(), backend="nvrtc"):  # noqa: N802
+        assert isinstance(options, tuple)
+        self.note("module", code, options, backend)
+
+        def get_function(name):
+            def launch(grid, block, arguments):
+                assert all(type(value) is np.uint64 for value in arguments)
+                self.note("launch", name, grid, block, tuple(map(int, arguments)))
+
+            return launch
+
+        return types.SimpleNamespace(get_function=get_function)
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    module = Recorder()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+BOTH = ("device 2", "stream 5 of 2")
+
+
+def test_memory_is_of_the_pool_of_the_stream(cupy):
+    device = devices.CupyDevice(2)
+    assert device.allocate(100, 5).address == 4096
+    device.allocate(0, 5)  # of which an address is wanted all the same
+    assert cupy.log == [("alloc", 100, BOTH), ("alloc", 1, BOTH)]
+
+
+def test_copies_are_queued_on_the_stream_and_only_downloads_wait(cupy):
+    device = devices.CupyDevice(2)
+    array = np.zeros(10, np.uint8)
+    at = array.ctypes.data
+    device.upload(1000, array, 5)
+    device.copy(1, 2, 3, 5)
+    device.clear(8, 9, 5)
+    device.copy(1, 2, 0, 5)
+    device.clear(1, 0, 5)
+    here = ("device 2",)
+    assert cupy.log == [
+        ("memcpyAsync", 1000, at, 10, 1, 5, here),
+        ("memcpyAsync", 1, 2, 3, 3, 5, here),
+        ("memsetAsync", 8, 0, 9, 5, here),
+    ]
+    cupy.log.clear()
+    device.download(array, 1000, 5)
+    assert cupy.log == [
+        ("memcpyAsync", at, 1000, 10, 2, 5, here),
+        ("streamSynchronize", 5, here),
+    ]
+
+
+def test_kernels_are_compiled_once_with_the_options_of_the_tests(cupy):
+    device = devices.CupyDevice(2)
+    for _ in range(2):
+        device.launch("hash_bytes", 7, 64, [1, 2**63, 3], 5)
+    device.launch("decode_blocks", 1, 256, [0] * 11, 5)
+    modules = [call for call in cupy.log if call[0] == "module"]
+    assert modules == [("module", cuda.source("decode"), cuda.OPTIONS, "nvrtc", BOTH)]
+    launches = [call for call in cupy.log if call[0] == "launch"]
+    assert launches[0] == ("launch", "hash_bytes", (7,), (64,), (1, 2**63, 3), BOTH)
+    assert len(launches) == 3
+
+
+def test_every_kernel_is_found_in_a_module(cupy):
+    device = devices.CupyDevice(0)
+    names = {name for module in cuda.MODULES for name in cuda.kernels(module)}
+    for name in names:
+        device.launch(name, 1, 32, [], 0)
+    assert {call[1] for call in cupy.log if call[0] == "launch"} == names
+    assert sum(call[0] == "module" for call in cupy.log) <= len(cuda.MODULES)
+
+
+def test_streams_follow_each_other_by_events(cupy):
+    device = devices.CupyDevice(2)
+    assert device.current_stream() == 77
+    device.follow(5, 6)
+    assert cupy.log == [
+        ("record", "stream 6 of 2", 0, ("device 2",)),
+        ("wait", "stream 5 of 2", 0, ("device 2",)),
+    ]
+
+
+def test_types_that_cupy_lacks_are_said(cupy):
+    device = devices.CupyDevice(2)
+    assert device.array(BY_NAME["float32"], (2, 3)) == "an array"
+    with pytest.raises(UnsupportedError, match="no type float8_e5m2"):
+        device.array(BY_NAME["float8_e5m2"], (2,))
