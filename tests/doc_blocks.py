@@ -41,8 +41,9 @@ save_file({"w": np.linspace(0, 1, 4000, dtype=np.float32)}, "model.safetensors")
     ("docs/activations.md", 0): MODEL,
     ("docs/checkpoints.md", 0): MODEL + 'url = "run"',
     ("docs/checkpoints.md", 1): 'url, step = "series", 3',
-    ("docs/checkpoints.md", 2): 'url, state_dict = "dcp", {"w": torch.ones(30, 4)}',
-    ("docs/checkpoints.md", 4): """
+    ("docs/checkpoints.md", 2): 'url = "tuned"',
+    ("docs/checkpoints.md", 3): 'url, state_dict = "dcp", {"w": torch.ones(30, 4)}',
+    ("docs/checkpoints.md", 5): """
 from safetensors.numpy import save_file
 save_file({"w": np.linspace(0, 1, 4000, dtype=np.float32)}, "model.safetensors")
 """,
@@ -87,7 +88,7 @@ ELSEWHERE = ("/scratch", "/data")
 NOT_RUN = {
     (
         "docs/checkpoints.md",
-        3,
+        4,
     ): "a trainer of Lightning; tests/test_checkpoint_lightning.py has one",
     ("docs/gpu.md", 0): "needs a GPU; tests/test_gpu.py and test_cuda_api.py do the same",
 }
