@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from .target import Target
 from .units import UNIT_BYTES, Outcome, UnitError, units_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
     from ...quant import QuantizeConfig
@@ -55,8 +55,9 @@ def verify(url: Path | str, scheduler: str | None = None, workers: int | None = 
             found = _here(work.verify, units)
         else:
             found = _there(scheduler, workers, work.verify, units)
-        for _, outcome in found:
-            tell(outcome)
+        with closing(found):
+            for _, outcome in found:
+                tell(outcome)
     return report
 
 
@@ -103,10 +104,11 @@ def recompress(
     with _timed(report, opened, "recompress") as tell:
         units = _units(opened, aim, journal, tell, fresh=fresh, lossless=quantize is None)
         try:
-            for unit, found in _there(scheduler, workers, work.recompress, units):
-                if not found.findings:
-                    journal.note(unit, found)
-                tell(found)
+            with closing(_there(scheduler, workers, work.recompress, units)) as outcomes:
+                for unit, found in outcomes:
+                    if not found.findings:
+                        journal.note(unit, found)
+                    tell(found)
         finally:
             journal.flush()
     if not report.failed:
@@ -152,7 +154,7 @@ def _absolute(path: str) -> str:
 
 def _here(
     function: Callable[[Unit], Outcome], units: Iterable[Unit]
-) -> Iterator[tuple[Unit, Outcome]]:
+) -> Generator[tuple[Unit, Outcome]]:
     """In this process, one after the other; decoding takes all threads anyway."""
     for unit in units:
         try:
@@ -166,7 +168,7 @@ def _there(
     workers: int | None,
     function: Callable[[Unit], Outcome],
     units: Iterator[Unit],
-) -> Iterator[tuple[Unit, Outcome]]:
+) -> Generator[tuple[Unit, Outcome]]:
     """On a cluster, if there is anything to do."""
     try:
         from . import cluster
