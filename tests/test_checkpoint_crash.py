@@ -224,7 +224,7 @@ def test_every_request_to_s3_that_fails_leaves_the_old_or_the_new(
 def test_every_lost_or_exchanged_object_on_s3_is_noticed(tmp_path, monkeypatch, endpoint):
     url = place_of("s3", tmp_path, monkeypatch, lambda: endpoint)
     generator = torch.Generator().manual_seed(0)
-    checkpoint.save([torch.randn(9, 4, generator=generator) for _ in range(3)], url)
+    checkpoint.save([torch.randn(n, 4, generator=generator) for n in (7, 8, 9)], url)
     storage = Fsspec(url)
     keys = sorted(storage.list(""))
     contents = {key: storage.get(key) for key in keys}
