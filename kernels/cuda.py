@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from . import lz_prelude, lz_spec, quantprelude
+from . import lz_prelude, lz_spec, predictor_spec, quantprelude
 from .spec import (
     ALIGNMENT,
     LZ,
@@ -50,6 +50,10 @@ MODULES: Final = {
         *("lz_choose", "lz_match", "lz_encode", "lz_encode_blocks"),
     ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
+    "predictor_fit": (
+        *("entries", "planes", "rans", "choose"),
+        *("predictor_prelude", "predictor_fit"),
+    ),
     "gather": ("gather",),
     "tensors": (*_QUANTIZED, "extent", "exceptions", "transpose"),
     **{
@@ -64,6 +68,7 @@ MODULES: Final = {
 """Which ``.cu`` files each module is made of, in order."""
 _GENERATED: Final[dict[str, Callable[[], str]]] = {
     "lz_prelude": lz_prelude.prelude,
+    "predictor_prelude": predictor_spec.prelude,
     "quantprelude": quantprelude.prelude,
     **{
         f"entry_points {name}": partial(quantprelude.entry_points, name)
@@ -124,13 +129,26 @@ JOB: Final = np.dtype(
         ("bits", "u1", 16),
     ]
 )
+FIT: Final = np.dtype(  # of predictor_fit.cu
+    [
+        *((name, "<u8") for name in ("words", "found", "rows", "columns", "row_factors")),
+        *((name, "<u8") for name in ("column_factors", "means", "sums", "counts", "energies")),
+        *((name, "<u8") for name in ("logs", "rest", "q", "factor")),
+        *((name, "<u8") for name in ("n_rows", "first_row", "first_group")),
+        *((name, "<u4") for name in ("n_columns", "word_bytes", "shift", "max_rank")),
+    ]
+)
+FOUND: Final = np.dtype(
+    [(name, "<i8") for name in ("base", "tile_rows", "rank", "is_worth", "energy", "n_words")]
+)
+FIT_WARPS: Final = 8
+FIT_THREADS: Final = 512
 RUN: Final = np.dtype([(name, "<u8") for name in ("from", "n_bytes", "to")])  # of gather.cu
 GATHER_THREADS: Final = 128
 MERGE_THREADS: Final = 256
 MASK_WARPS: Final = 8
 ENCODE_WARPS: Final = 4
 WAYS_THREADS: Final = 128
-SAMPLE_THREADS: Final = 64
 SPLIT_THREADS: Final = 256
 PLACE_THREADS: Final = 128
 SCAN_WARPS: Final = 8

@@ -66,7 +66,7 @@ DEVICE u64 restore_block(const Words& from, u8* words, u32 n_bytes, u64* sums) {
                                                  from.signs, from.n, first)
                                   : merge<Word>(from.planes, from.n_planes, from.transform, first);
         if (from.predicted) {
-            chunk = shift_words<Word, true>(chunk, from.model, from.place, first, from.n - first);
+            chunk = shift_words<Word, true>(chunk, first, from.model, from.place, from.n - first);
         }
         store_padded(words, at, n_bytes, chunk);
         return keep_bytes(chunk, n_bytes - at);

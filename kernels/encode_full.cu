@@ -42,7 +42,7 @@ DEVICE u64 split_all(const Block& block, const Job& job, u8* planes, u64 room, u
             u32 first = at / sizeof(Word);
             Chunk moved = chunk;
             if (block.predicted) {
-                moved = shift_words<Word, false>(chunk, block.model, block.place, first, block.n - first);
+                moved = shift_words<Word, false>(chunk, first, block.model, block.place, block.n - first);
             }
             split<Word>(moved, transform, bits, n_planes, planes, room, first);
         }
@@ -108,6 +108,7 @@ DEVICE void split_both(const Block& block, const Job& job, Mask mask, u8* packed
         u32 index, below = WIDTH;
         bool kept = mask.find(i, index);
         if (packed != nullptr && !kept) signs[i - index] = x >> (WIDTH - 1);
+#pragma unroll 1
         for (u32 p = MASK_AND_SIGNS; p < n_planes; p++) {
             below -= bits[p];
             u8 symbol = u64(y) >> below & ((1u << bits[p]) - 1);
@@ -236,12 +237,4 @@ KERNEL choose_ways(const Job* jobs, u64 n_jobs, u64 first_block, u64 n_blocks, u
         entries[e + p] = coded_entries[slot + p];
         sources[e + p] = slot + p;
     }
-}
-
-// Block of threads `i` copies a sample of an array: `samples` has where it is, where in `out` it goes, and
-// its bytes.
-KERNEL copy_samples(const u64* samples, u8* out) {
-    const u64* sample = samples + 3 * block_index();
-    const u8* from = reinterpret_cast<const u8*>(sample[0]);
-    for (u64 i = thread_index(); i < sample[2]; i += n_threads()) out[sample[1] + i] = from[i];
 }

@@ -48,20 +48,22 @@ DEVICE Chunk load_symbols(const u8* from) {
     return {*reinterpret_cast<const u16*>(from), 0};
 }
 
-// The `N` symbols from number `first` on of a plane stored as bit rows; `N` divides both.
+// The `N` symbols from number `first` on of a plane stored as bit rows; `N` divides both. Of what is
+// returned only these count.
 template <u32 N>
 DEVICE Chunk bit_symbols(const Plane& plane, u32 first) {
+    constexpr u32 SPREAD = 1u | 1u << 7 | 1u << 14 | 1u << 21, ONES = 0x01010101u;
     const u64* row = reinterpret_cast<const u64*>(plane.symbols) + first / ROW * plane.bits;
-    Chunk symbols = {0, 0};
+    u32 x[4] = {0, 0, 0, 0};
 #pragma unroll 1
     for (u32 j = 0; j < plane.bits; j++) {
         u64 field = row[j] >> (first % ROW);
-        for (u32 i = 0; i < N; i++) {
-            u64 bit = (field >> i & 1) << (8 * (i & 7) + j);
-            (i < 8 ? symbols.low : symbols.high) |= bit;
+        for (u32 i = 0; i < (N + 3) / 4; i++) {  // four bits to the lowest of four bytes
+            u32 four = u32(field >> (4 * i)) & 15;
+            x[i] |= (four * SPREAD & ONES) << j;
         }
     }
-    return symbols;
+    return {joined(x[0], x[1]), joined(x[2], x[3])};
 }
 
 template <u32 N>

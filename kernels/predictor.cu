@@ -23,6 +23,7 @@ struct Model {
     DEVICE_METHOD u32 offset(u64 i, u32 j) const {
         u32 sum = u32(i32(rows[i])) + u32(i32(columns[i / tile_rows * n_columns + j]));
         u32 products = 0;
+#pragma unroll 1
         for (u32 k = 0; k < rank; k++) {
             products += u32(row_factors[i * rank + k] * column_factors[u64(k) * n_columns + j]);
         }
@@ -54,12 +55,13 @@ DEVICE Word shift_word(Word x, u32 offset, u32 shift) {
 // The `n` words of a chunk, the first of them number `first` of a block, with their offsets added, or
 // subtracted.
 template <class Word, bool ADD>
-DEVICE Chunk shift_words(Chunk words, const Model& model, Place place, u32 first, u32 n) {
+DEVICE Chunk shift_words(Chunk words, u32 first, const Model& model, Place place, u32 n) {
     constexpr u32 N = CHUNK / sizeof(Word), WIDTH = 8 * sizeof(Word), HALF = 8 / sizeof(Word);
     u32 at = place.column + first;
     u64 row = place.row + at / model.n_columns;
     u32 column = at % model.n_columns;
     Chunk result = {0, 0};
+#pragma unroll 1
     for (u32 i = 0; i < N && i < n; i++) {
         Word x = Word((i < HALF ? words.low : words.high) >> (WIDTH * (i % HALF)));
         u32 offset = model.offset(row, column);

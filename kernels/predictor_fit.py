@@ -50,7 +50,6 @@ from .choose import log2_fixed
 from .jit import SOURCES, entry_point, kernel, readonly_bytes
 from .predictor import LANES, PAD, Model
 from .predictor_rows import (
-    CLIP,
     add,
     add_present,
     count,
@@ -61,6 +60,22 @@ from .predictor_rows import (
     residual,
     subtract,
     total,
+)
+from .predictor_spec import (
+    CHECK_ROWS,
+    CLIP,
+    COLUMN_COST,
+    FACTOR_COST,
+    FACTOR_LEVELS,
+    GROUP,
+    ITERATIONS,
+    LEVELS,
+    MIN_GAIN,
+    PROBE_COLUMNS,
+    PROBE_ROWS,
+    QUARTER_LOG,
+    SAMPLE_ROWS,
+    TILES,
 )
 from .spec import (
     FACTOR_LOG,
@@ -77,19 +92,7 @@ from .spec import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PROBE_ROWS, PROBE_COLUMNS = 16, 64
-GROUP = 32  # the smallest tile: sums are kept for these
-TILES = (256, 128, 64, 32)
-COLUMN_COST = 6 << LOG2_BITS
-FACTOR_COST = 5 << LOG2_BITS
-SAMPLE_ROWS = 256
-ITERATIONS = 3
-FACTOR_LEVELS = 15
-CHECK_ROWS = 64
-MIN_GAIN = 1 << (LOG2_BITS - 4)  # bits a word
-
 STEP = 1 << OFFSET_STEP_LOG
-QUARTER_LOG = OFFSET_LOG - 2
 NONE = np.uint64(0)  # argument of a row operation that has none
 
 
@@ -249,13 +252,13 @@ def _find_factor(n_vectors, n, n_sampled, logs, u, b, a, p, q):  # type: ignore[
     for turn in range(ITERATIONS):
         for k in range(n_sampled):
             p[k] = dot(n_vectors, u + np.uint64(k) * width, b_at, NONE, NONE)
-        if _scale(p, n_sampled, 127, a) == 0:
+        if _scale(p, n_sampled, LEVELS, a) == 0:
             return before, before
         for j in range(n):
             q[j] = 0
         for k in range(n_sampled):
             add(n_vectors, u + np.uint64(k) * width, q_at, np.uint64(np.int64(a[k])), NONE)
-        if _scale(q, n, FACTOR_LEVELS if turn == ITERATIONS - 1 else 127, b) == 0:
+        if _scale(q, n, FACTOR_LEVELS if turn == ITERATIONS - 1 else LEVELS, b) == 0:
             return before, before
     after = np.int64(0)
     for k in range(n_sampled):

@@ -15,10 +15,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .predictor import LANES
+from .predictor_spec import CLIP
 from .spec import FACTOR_LOG, OFFSET_STEP_LOG
 from .vector import I64, constant, load, loop, splat, store, vector
-
-CLIP = 1023  # 1/64 octaves; the energy of MAX_COLUMNS of them fits the lanes of a sum
 
 SHORT, LONG, PAIRS = vector(LANES, 16), vector(LANES, 32), vector(LANES // 2, 32)
 ZERO = constant(SHORT, 0)

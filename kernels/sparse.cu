@@ -67,6 +67,7 @@ DEVICE u32 symbol_at(const Plane& plane, u32 i) {
     if (plane.kind == BYTES) return plane.symbols[i];
     const u64* row = reinterpret_cast<const u64*>(plane.symbols) + i / ROW * plane.bits;
     u32 symbol = 0;
+#pragma unroll 1
     for (u32 j = 0; j < plane.bits; j++) symbol |= u32(row[j] >> (i % ROW) & 1) << j;
     return symbol;
 }
@@ -78,16 +79,21 @@ DEVICE Chunk expand(Mask mask, const Plane* planes, u32 n_planes, u32 transform,
                     u32 first) {
     constexpr u32 N = CHUNK / sizeof(Word), WIDTH = 8 * sizeof(Word), HALF = 8 / sizeof(Word);
     Chunk words = {0, 0};
-    for (u32 i = 0; i < N && first + i < n; i++) {
-        u32 index;
+    u32 index;
+    mask.find(first, index);
+    u32 bits = mask.rows[first / ROW] >> (first % ROW);  // a chunk is of one row
+#pragma unroll 1
+    for (u32 i = 0; i < N && first + i < n; i++, bits >>= 1) {
         Word word = 0;
-        if (mask.find(first + i, index)) {
+        if (bits & 1) {
             u32 below = WIDTH;
+#pragma unroll 1
             for (u32 p = 0; p < n_planes; p++) {
                 below -= planes[p].bits;
                 word |= Word(Word(symbol_at(planes[p], index)) << below);
             }
             word = restored(word, transform);
+            index++;
         } else if (signs != nullptr) {
             word = Word(Word(symbol_at(*signs, first + i - index)) << (WIDTH - 1));
         }

@@ -27,7 +27,11 @@ def environment() -> dict[str, str]:
 def main() -> None:
     import test_cuda_kernels as tests
     import test_cuda_lz as of_lz
+    import test_cuda_transforms as transforms
     from golden_inputs import golden_inputs
+
+    from gpucodec import TensorConfig
+    from gpucodec.cuda import device as devices
 
     shim = cuda_shim.build(sanitize=True)
     if sys.argv[1] == "touch":
@@ -42,13 +46,20 @@ def main() -> None:
     inputs += tests.random_inputs(order, 20)
     for (array, config), frame in zip(inputs, tests.encode_on_shim(inputs, device), strict=True):
         assert frame.tobytes() == tests.gpucodec.encode(array, config).tobytes()
+    devices.find = lambda _index: device
+    for profile in transforms.PROFILES:
+        for array, block_size in transforms.with_zeros(order, 8):
+            config = TensorConfig(block_size, profile=profile, lz=False)
+            transforms.judge(device, [array], config)
+        matrices = [*transforms.matrices(order)][order::3]
+        transforms.judge(device, matrices, TensorConfig(profile=profile, lz=False))
     seen[:9] += of_lz.judge(count // 4, order, device)
     arrays = [*of_lz.arrays_of_words()][order::5]
     for config in of_lz.CONFIGS:
         frames = of_lz.encode_on_shim(arrays, config, device)
         for array, frame in zip(arrays, frames, strict=True):
             assert frame.tobytes() == tests.gpucodec.encode(array, config).tobytes()
-    n_arrays = len(inputs) + len(of_lz.CONFIGS) * len(arrays)
+    n_arrays = len(inputs) + len(of_lz.CONFIGS) * len(arrays) + 36
     print(cuda_shim.ORDERS[order], seen.tolist(), n_arrays, "arrays")
 
 

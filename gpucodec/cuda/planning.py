@@ -7,15 +7,15 @@ Waits for the device a few times, but once for all arrays of a batch each time.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import plan
 from ..config import PLAIN, LZConfig
-from ..kernels import cuda as kernels, spec
-from . import encoding, fitting
-from .batch import Upload
+from ..kernels import predictor_spec, spec
+from . import encoding, fitting, heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,33 +62,17 @@ class _Rows(NamedTuple):
 
 def _read(device: Device, wanted: Sequence[_Rows], stream: int) -> list[np.ndarray[Any, Any]]:
     """The words of these rows, uint[rows, n_words]; waits for the device."""
-    places, results, end = [], [], 0
+    runs, ends = [], [0]
     for rows in wanted:
         word_bytes = rows.source.dtype.spec.word_bytes
-        n, n_bytes = -(-rows.n_rows // rows.step), rows.n_words * word_bytes
-        numbers = np.arange(n, dtype=np.uint64)
-        place = np.empty((n, 3), np.uint64)
-        row_bytes = np.uint64(rows.step * rows.row_words * word_bytes)
-        place[:, 0] = np.uint64(rows.source.words) + numbers * row_bytes
-        place[:, 1] = np.uint64(end) + numbers * np.uint64(n_bytes)
-        place[:, 2] = n_bytes
-        places.append(place)
-        results.append((end, n, n_bytes))
-        end += -(-n * n_bytes // 8) * 8
-    if not places:
-        return []
-    upload = Upload()
-    upload.add(np.concatenate(places))
-    told, found = device.allocate(upload.n_bytes, stream), device.allocate(end, stream)
-    device.upload(told.address, upload.joined(), stream)
-    n_samples = sum(map(len, places))
-    arguments = told.address, found.address
-    device.launch("copy_samples", n_samples, kernels.SAMPLE_THREADS, arguments, stream)
-    read = np.empty(end, np.uint8)
-    device.download(read, found.address, stream)
+        numbers = range(0, rows.n_rows, rows.step)
+        first, row_bytes = rows.source.words, rows.row_words * word_bytes
+        runs += [(first + i * row_bytes, rows.n_words * word_bytes) for i in numbers]
+        ends.append(len(runs))
+    found = heads.fetch(device, runs, stream)
     return [
-        read[at : at + n * n_bytes].view(plan.unsigned(rows.source.dtype)).reshape(n, -1)
-        for rows, (at, n, n_bytes) in zip(wanted, results, strict=True)
+        np.stack(found[first:last]).view(plan.unsigned(rows.source.dtype))
+        for rows, (first, last) in zip(wanted, pairwise(ends), strict=True)
     ]
 
 
@@ -106,14 +90,14 @@ def find_zeros(device: Device, sources: Sequence[Source], stream: int) -> None:
 
 def find_models(device: Device, sources: Sequence[Source], profile: int, stream: int) -> None:
     """Give a model, and the flag PREDICTED, to those arrays that become smaller by it."""
-    from ..kernels.predictor_fit import PROBE_COLUMNS, is_promising, probe_step
+    from ..kernels.predictor_fit import is_promising, probe_step  # brings Numba
 
     wanted = []
     for source in sources:
         n_columns = plan.matrix_columns(source.n_words, source.dtype, source.shape)
         if n_columns is not None:
             n_rows = source.n_words // n_columns
-            n_words = min(n_columns, PROBE_COLUMNS)
+            n_words = min(n_columns, predictor_spec.PROBE_COLUMNS)
             wanted.append(_Rows(source, n_rows, probe_step(n_rows), n_columns, n_words))
     samples = _read(device, wanted, stream)
     promising = [
