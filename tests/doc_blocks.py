@@ -41,6 +41,7 @@ save_file({"w": np.linspace(0, 1, 4000, dtype=np.float32)}, "model.safetensors")
     ("docs/activations.md", "stream = stream_activations"): MODEL,
     ("docs/checkpoints.md", "checkpoint.save(\n"): MODEL + 'url = "run"',
     ("docs/checkpoints.md", "series.resume()"): 'url, step = "series", 3',
+    ("docs/checkpoints.md", "Tuner("): 'url = "tuned"',
     ("docs/checkpoints.md", "dcp.save("): 'url, state_dict = "dcp", {"w": torch.ones(30, 4)}',
     ("docs/checkpoints.md", "checkpoint import"): """
 from safetensors.numpy import save_file

@@ -47,6 +47,9 @@ def model() -> None:
 @click.option("--activations", type=click.Choice(("int8", "int4")), help="LOSSY: round them too.")
 @click.option("--json", "json_path", type=_PATH, help="Write the report as JSON.")
 @click.option("--html", "html_path", type=_PATH, help="Write the report as a page.")
+@click.option("--onnx", type=_PATH, help="Also write the compressed model for onnxruntime.")
+@click.option("--tflite", type=_PATH, help="Also write it for LiteRT.")
+@click.option("--int8", is_flag=True, help="Of these files: integer weights. LOSSY.")
 @click.option("--checkpoints", type=click.IntRange(1), help="Report what N of them cost.")
 @click.option("--bandwidth", type=float, default=1.25e9, show_default=True, help="Bytes a second.")
 def compress(
@@ -61,6 +64,9 @@ def compress(
     activations: str | None,
     json_path: Path | None,
     html_path: Path | None,
+    onnx: Path | None,
+    tflite: Path | None,
+    int8: bool,
     checkpoints: int | None,
     bandwidth: float,
 ) -> None:
@@ -69,6 +75,7 @@ def compress(
     Nothing is lossy unless an option says so.
     """
     from .. import model as models
+    from ..model import exports
     from ..model.archive import read_pt2
     from ..model.cost import add_costs
     from .console import ready
@@ -85,6 +92,11 @@ def compress(
     report = models.compress_model(
         program, calls[0], url, prune=how, quantize=quant if rounds else None, calibration=calls
     )
+    restored = models.load_program(url) if onnx or tflite else None
+    if onnx:
+        report.exports.append(exports.export_onnx(restored, calls[0], onnx, int8=int8))
+    if tflite:
+        report.exports.append(exports.export_tflite(restored, calls[0], tflite, int8=int8))
     if checkpoints:
         add_costs(report, checkpoints, models.Prices(bandwidth=bandwidth))
     report.print()

@@ -11,6 +11,7 @@ What a store holds is described in ``docs/model.md``.
 from __future__ import annotations
 
 from .cost import Cost, Prices, cost
+from .exports import export_onnx, export_tflite
 from .graph import Graph
 from .pipeline import compress_model
 from .prune import Prune
@@ -27,6 +28,8 @@ __all__ = [
     "Quantize",
     "compress_model",
     "cost",
+    "export_onnx",
+    "export_tflite",
     "load_model",
     "load_program",
 ]
