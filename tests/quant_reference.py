@@ -128,7 +128,7 @@ def encode_codes(name, x, k, offset, n):
         y = clamp(above * k, 0, 254)
         step = np.trunc(y + F(0.5)).astype(np.int64) if n is None else towards(y, n)
         return np.where(positive, step + 1, 0)
-    return encode_minifloat(name, y, n)
+    return encode_minifloat(name, x, y, n)
 
 
 def stochastic_entry(name, table, y, n):
@@ -145,7 +145,7 @@ def stochastic_entry(name, table, y, n):
     return np.where(negative, 127 - step, 127 + step)
 
 
-def encode_minifloat(name, y, n):
+def encode_minifloat(name, x, y, n):
     exponent, mantissa, bias = FLOATS[name]
     table = MEANINGS[name][: 1 << (exponent + mantissa)]
     largest = F(ROWS[name].largest)
@@ -157,7 +157,7 @@ def encode_minifloat(name, y, n):
         e = np.maximum(size.view(np.uint32).astype(np.int64) >> 23, 128 - bias) - 127
         scaled = (size.astype(np.float64) * 2.0 ** (mantissa - e)).astype(F)
         code = ((e - (1 - bias)) << mantissa) + towards(scaled, n)
-    return code | np.signbit(y).astype(np.int64) << (exponent + mantissa)
+    return code | np.signbit(x).astype(np.int64) << (exponent + mantissa)
 
 
 def smallest_normal(dtype):
