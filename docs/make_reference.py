@@ -82,6 +82,9 @@ def described(found: griffe.Object) -> Iterator[str]:
             yield "\n".join(item(one, kind) for one in value)
         elif kind == "examples":
             yield "\n".join(indented(text) for _, text in value)
+        elif kind == "admonition":
+            yield f"*{section.title}*"
+            yield value.description
         else:
             raise SystemExit(f"{found.path}: a section {kind!r}, which is not written yet")
 

@@ -113,7 +113,10 @@ def compile_library(text: str, compiler: str | None, flags: tuple[str, ...]) -> 
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / "shim.so"
             command = [str(compiler), *flags, "-x", "c++", "-", "-I", str(HERE), "-o", str(made)]
-            done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+            clean = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}  # sanitizers, for us
+            done = subprocess.run(
+                command, input=text, env=clean, text=True, capture_output=True, check=False
+            )
             assert done.returncode == 0, done.stderr
             assert not done.stderr, done.stderr  # warnings
             made.rename(library)

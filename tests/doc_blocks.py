@@ -33,34 +33,34 @@ optimizer.step()
 """
 
 BEFORE = {
-    ("README.md", 1): MODEL,
-    ("README.md", 5): """
+    ("README.md", "stream_activations"): MODEL,
+    ("README.md", "gpucodec compress"): """
 from safetensors.numpy import save_file
 save_file({"w": np.linspace(0, 1, 4000, dtype=np.float32)}, "model.safetensors")
 """,
-    ("docs/activations.md", 0): MODEL,
-    ("docs/checkpoints.md", 0): MODEL + 'url = "run"',
-    ("docs/checkpoints.md", 1): 'url, step = "series", 3',
-    ("docs/checkpoints.md", 2): 'url = "tuned"',
-    ("docs/checkpoints.md", 3): 'url, state_dict = "dcp", {"w": torch.ones(30, 4)}',
-    ("docs/checkpoints.md", 5): """
+    ("docs/activations.md", "stream = stream_activations"): MODEL,
+    ("docs/checkpoints.md", "checkpoint.save(\n"): MODEL + 'url = "run"',
+    ("docs/checkpoints.md", "series.resume()"): 'url, step = "series", 3',
+    ("docs/checkpoints.md", "Tuner("): 'url = "tuned"',
+    ("docs/checkpoints.md", "dcp.save("): 'url, state_dict = "dcp", {"w": torch.ones(30, 4)}',
+    ("docs/checkpoints.md", "checkpoint import"): """
 from safetensors.numpy import save_file
 save_file({"w": np.linspace(0, 1, 4000, dtype=np.float32)}, "model.safetensors")
 """,
-    ("docs/filesystem.md", 0): MODEL
+    ("docs/filesystem.md", "read_parquet"): MODEL
     + """
 import fsspec, pandas as pd
 with fsspec.open("gpucodec::s3://bucket/table.parquet", "wb") as file:
     pd.DataFrame({"a": [1, 2]}).to_parquet(file)
 """,
-    ("docs/filesystem.md", 1): """
+    ("docs/filesystem.md", "url_to_fs"): """
 import os
 os.makedirs("/data")
 with fsspec.open("gpucodec::file:///data/model.safetensors", "wb") as file:
     file.write(bytes(3_000_000))
 """,
-    ("docs/lz.md", 0): "import numpy as np; tokens = np.arange(3000) % 100",
-    ("docs/model.md", 0): """
+    ("docs/lz.md", "LZConfig()"): "import numpy as np; tokens = np.arange(3000) % 100",
+    ("docs/model.md", "compress_model("): """
 import torch
 from torch import nn
 
@@ -70,27 +70,28 @@ example_inputs = (torch.randn(8, 64),)
 accuracy = lambda m: float((m(*example_inputs).argmax(1) == 0).float().mean())
 train_some_more = lambda m: None
 """,
-    ("docs/model.md", 1): """
+    ("docs/model.md", "model compress"): """
 import numpy as np
 torch.export.save(torch.export.export(model, example_inputs), "model.pt2")
 np.savez("calls.npz", example_inputs[0].numpy())
 """,
-    ("docs/quantize.md", 0): """
+    ("docs/quantize.md", "to_torchao"): """
 import numpy as np
 weights = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float32)
 """,
 }
-"""Code that runs before block number n of a page, in its namespace."""
+"""Code that runs before the block of a page that has these words, in its namespace."""
 
 ELSEWHERE = ("/scratch", "/data")
 """Folders of the examples that lie in the temporary one."""
 
 NOT_RUN = {
+    ("docs/zarr.md", 'device="cuda"'): "needs a GPU; tests/test_zarr_gpu.py does the same",
+    ("docs/checkpoints.md", "Lightning"): "tests/test_checkpoint_lightning.py has a trainer",
     (
-        "docs/checkpoints.md",
-        4,
-    ): "a trainer of Lightning; tests/test_checkpoint_lightning.py has one",
-    ("docs/gpu.md", 0): "needs a GPU; tests/test_gpu.py and test_cuda_api.py do the same",
+        "docs/gpu.md",
+        "cupy.asarray",
+    ): "needs a GPU; tests/test_gpu.py and test_cuda_api.py do the same",
 }
 """Blocks that this machine cannot run, and why."""
 

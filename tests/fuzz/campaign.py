@@ -55,7 +55,7 @@ def fuzz(name: str, folder: Path, seconds: int, level: str) -> dict[str, Any]:
         - before.children_user
         - before.children_system,
         "coverage": int(covered[-1][0]) if covered else 0,
-        "corpus": sum(1 for _ in (folder / name).iterdir()),
+        "corpus": sum(1 for _ in (folder / name).glob("*")),
         "failed": done.returncode != 0,
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
     }

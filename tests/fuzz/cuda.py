@@ -15,7 +15,8 @@ from fuzz.target import Target
 
 import gpucodec
 from gpucodec import frame as container
-from gpucodec.cuda import host
+from gpucodec.cuda import models
+from gpucodec.kernels import spec
 
 # Loaded before the first input, so that libFuzzer counts its branches from the beginning.
 SHIM = cuda_shim.build(fuzz="fuzzer" in os.environ.get("LD_PRELOAD", ""))
@@ -27,12 +28,14 @@ def device(order: int) -> cuda_shim.ShimDevice:
 
 
 def known(data: bytes) -> container.Frame | None:
-    """The frame's header, if it is sound and the kernels know all that is in it."""
+    """The frame's header, if it is sound; of a predicted frame the model's, too."""
     try:
         found = container.parse(np.frombuffer(data, np.uint8), limit=frames.LIMIT)
-        return None if host.is_needed_to_decode(found) else found
-    except gpucodec.GpucodecError:  # of a model, too, which is parsed before anything is launched
+        if found.flags & spec.PREDICTED:
+            models.section(found)
+    except gpucodec.GpucodecError:  # refused before anything is launched
         return None
+    return found
 
 
 def decode(data: bytes) -> None:
