@@ -36,6 +36,7 @@ from gpucodec.activations import ActivationDataset, record_activations, stream_a
 from gpucodec.activations.weights import Weights
 
 from . import corpus
+from .record import record
 
 WIDTH, LAYERS, HEADS, LENGTH, BATCH = 512, 12, 8, 256, 2
 BUDGET = 8 << 20
@@ -213,6 +214,14 @@ def training(folder: str, rounds: int, bf16: bool) -> None:
     print(f"\nTraining, {'bfloat16 autocast' if bf16 else 'float32'}, budget {BUDGET >> 20} MiB")
     print(f"saved: plain {plain.peak / 1e6:.1f} MB, streamed {held / 1e6:.1f} MB", end=" ")
     print(f"({held / plain.peak - 1:+.1%}); {stats.line()}")
+    ours = zip(seconds["stream_activations"], seconds["plain"], strict=True)
+    record(
+        "activations",
+        f"training {'bfloat16' if bf16 else 'float32'}",
+        held=held,
+        plain=plain.peak,
+        wall_x=statistics.median(a[0] / b[0] for a, b in ours),
+    )
     for name, pairs in seconds.items():
         wall = statistics.median(a[0] / b[0] for a, b in zip(pairs, seconds["plain"], strict=True))
         cpu = statistics.median(a[1] / b[1] for a, b in zip(pairs, seconds["plain"], strict=True))
@@ -250,6 +259,7 @@ def kinds(n_steps: int) -> None:
         for kind in ("post-ReLU bfloat16", "pre-ReLU bfloat16", "attention bfloat16"):
             array = opened.flat(kind)
             ratio = array.nbytes / gpucodec.encode(array).size
+            record("activations", kind, ratio=ratio)
             zeros = float((array.astype(np.float32) == 0).mean())
             print(
                 f"bench.corpus: {kind:28}{array.nbytes / 1e6:8.1f} MB {ratio:7.2f}x {zeros:5.0%} zeros"
@@ -301,6 +311,7 @@ def harvest(folder: str, n_bytes: int) -> None:
                 os.fsync(file.fileno())
         ours.append(total / (time.perf_counter() - begin))
     ratio = statistics.median(a / b for a, b in zip(ours, raw, strict=True))
+    record("activations", "harvest", x=ratio)
     print(
         f"\nHarvest of {total / 1e6:.0f} MB bfloat16: {statistics.median(ours) / 1e6:.0f} MB/s, "
         f"{statistics.median(cpu) / 1e6:.0f} MB per second of CPU; raw sequential write "
@@ -324,6 +335,7 @@ def reading(folder: str) -> None:
         np.stack([plain[i] for i in random.integers(0, len(values), 128)])
         theirs.append(128 / (time.perf_counter() - begin))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    record("activations", "random rows", x=ratio)
     print(
         f"Random rows of {FEATURES} bfloat16 in batches of 1024: {statistics.median(ours):.0f} "
         f"rows/s; one by one of an uncompressed zarr, chunks {plain.chunks}: "

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint._extension import ZStandard
 from gpucodec import checkpoint
 from gpucodec.checkpoint.dcp import ZarrReader, ZarrWriter
 
+from .record import record
 from .slow_disk import evict, limited
 from .state_ratios import delta_table, full_table, weights_table
 from .states import flat_of, later_state_of, state_of
@@ -125,6 +126,8 @@ def time_table(state, folder, rounds, megabytes):
         ("way", "MB", "ratio", "save s", "CPU s", "cold load s", "CPU s", "warm load s", "CPU s"),
     )
     for name, rows in found.items():
+        save, _, cold, _, warm, _ = np.median(rows, axis=0)
+        record("checkpoint", f"{name}, {title}", save=save, cold=cold, warm=warm)
         medians = (f"{value:.3f}" for value in np.median(rows, axis=0))
         table.add(name, f"{sizes[name] / 1e6:.1f}", f"{total / sizes[name]:.3f}", *medians)
     return table

@@ -21,6 +21,7 @@ import fsspec
 from gpucodec.fs.encoder import encoded
 
 from .fs import checkpoint
+from .record import record
 
 PIECE = 64 << 10
 BUCKET = "bench"
@@ -121,6 +122,7 @@ def main() -> None:
             line.stop()
         plain, ours = seconds["s3"], seconds["gpucodec"]
         saved = [1 - ours[i] / plain[i] for i in range(2)]
+        record("cloud", f"{rate:g} MB/s", up=saved[0], down=saved[1])
         overlap = 1 - ours[0] / seconds["in turn"][0]
         print(
             f"{'':11} saved: {saved[0]:.0%} of the time up, {saved[1]:.0%} down; "

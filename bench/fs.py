@@ -3,7 +3,10 @@
 
 A safetensors file of bf16 and fp32 weights, written and read through ``gpucodec::file://``. In turns
 with the filesystem, the codec does the same by hand: reads the file and decodes its frames, encodes the
-same frames and writes and flushes a file. Random reads say what they fetch.
+same frames and writes, flushes and renames a file. What flushing (fsync) takes is the disk's, and told apart; so is
+what writing the encoded frames takes alone. Random reads say what they fetch.
+
+``--folder /dev/shm`` measures without a disk, ``--clock wall`` what a user waits for.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -25,6 +28,7 @@ from gpucodec.fs import GpucodecFileSystem, source
 from gpucodec.fs.encoder import WINDOW_BYTES
 
 from .measure import keep_freed_memory
+from .record import record
 
 RANDOM_BYTES = 64 << 10
 RANDOM_READS = 300
@@ -53,15 +57,38 @@ def timed(work: Any, clock: Any = time.process_time) -> float:
     return float(clock() - start)
 
 
+class Flushes:
+    """How long os.fsync takes, while this is entered."""
+
+    def __init__(self, clock: Any) -> None:
+        self.clock, self.seconds, self._fsync = clock, 0.0, os.fsync
+
+    def __enter__(self) -> Self:
+        os.fsync = self._timed
+        return self
+
+    def _timed(self, descriptor: int) -> None:
+        start = self.clock()
+        self._fsync(descriptor)
+        self.seconds += self.clock() - start
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync = self._fsync
+
+
 def sequential(
     fs: Any, path: str, data: bytes, rounds: int, clock: Any = time.process_time
 ) -> dict[str, float]:
-    """MB/s of the filesystem and of the codec alone, best of `rounds` in turns."""
+    """MB/s of the filesystem and of the codec alone, best of `rounds` in turns, without fsync.
+
+    And the seconds of the shortest fsync of what the filesystem wrote, by `fsync`.
+    """
     windows = [data[at : at + WINDOW_BYTES] for at in range(0, len(data), WINDOW_BYTES)]
     with fs.open(path) as file:
         index = file._source.index
         stored = Path(path).read_bytes()
     frames = [index.frame(number) for number in range(len(index.heads))]
+    pieces_of_stored = range(0, len(stored), 1 << 24)
     room, encoded = np.empty(WINDOW_BYTES, np.uint8), np.empty(WINDOW_BYTES, np.uint8)
 
     def decode_in_memory() -> None:
@@ -94,10 +121,19 @@ def sequential(
         for _ in pieces():
             pass
 
-    def encode_alone() -> None:
-        with Path(path + ".alone").open("wb", buffering=0) as file:
-            file.writelines(pieces())
+    def write(pieces: Any) -> None:
+        """As whoever wants no torn file does: anew, flushed, and renamed over the old one."""
+        new = Path(path + ".new")
+        with new.open("wb", buffering=0) as file:
+            file.writelines(pieces)
             os.fsync(file.fileno())
+        new.replace(path + ".alone")
+
+    def write_alone() -> None:
+        write(memoryview(stored)[at : at + (1 << 24)] for at in pieces_of_stored)
+
+    def encode_alone() -> None:
+        write(pieces())
 
     def encode_through() -> None:
         with fs.open(path + ".again", "wb") as file:
@@ -106,15 +142,21 @@ def sequential(
 
     works = (
         *(decode_in_memory, decode_alone, decode_through),
-        *(encode_in_memory, encode_alone, encode_through),
+        *(encode_in_memory, write_alone, encode_alone, encode_through),
     )
     best = dict.fromkeys(works, float("inf"))
+    flush = float("inf")
     for _ in range(rounds):
         for work in works:
-            best[work] = min(best[work], timed(work, clock))
+            with Flushes(clock) as flushes:
+                seconds = timed(work, clock) - flushes.seconds
+            best[work] = min(best[work], seconds)
+            if work is encode_through:
+                flush = min(flush, flushes.seconds)
     Path(path + ".again").unlink()
     Path(path + ".alone").unlink()
-    return {work.__name__: len(data) / best[work] / 1e6 for work in works}
+    found = {work.__name__: len(data) / best[work] / 1e6 for work in works}
+    return {**found, "fsync": flush}
 
 
 def random(fs: Any, path: str, data: bytes) -> dict[str, float]:
@@ -161,7 +203,12 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1024, help="of the file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the file is written")
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
+    parser.add_argument("--threads", type=int, help="of the codec; all CPUs by default")
     options = parser.parse_args()
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    if options.threads:
+        gpucodec.set_threads(options.threads)
     keep_freed_memory()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         from fsspec.implementations.local import LocalFileSystem
@@ -177,7 +224,11 @@ def main() -> None:
             f"random reads of 64 KiB: {found['blocks']:.2f} blocks fetched, {found['ms']:.2f} ms, "
             f"{found['faster']:.0f} times as fast as the whole file"
         )
-        speeds = sequential(fs, path, data, options.rounds)
+        speeds = sequential(fs, path, data, options.rounds, clock)
+        print(
+            f"writing what is encoded: {speeds['write_alone']:.0f} MB/s of contents; "
+            f"fsync of a file: {speeds['fsync']:.2f} s, not counted below"
+        )
         for way in ("decode", "encode"):
             alone, through = speeds[f"{way}_alone"], speeds[f"{way}_through"]
             memory = speeds[f"{way}_in_memory"]
@@ -185,7 +236,9 @@ def main() -> None:
                 f"{way}: codec in memory {memory:.0f} MB/s, codec and file {alone:.0f} MB/s, "
                 f"filesystem {through:.0f} MB/s: {through / alone:.2f} of the latter"
             )
+            found[way] = through / alone
             found["sequential"] = min(found.get("sequential", 9), through / alone)
+        record("fs", "local", ratio=ratio, **found)
         held = (
             found["blocks"] <= GOALS["blocks"]
             and found["faster"] >= GOALS["faster"]

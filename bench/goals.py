@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -122,8 +122,13 @@ def startup_goals(startup: dict[str, Any] | None) -> Iterator[Goal]:
 
 
 def table(figures: dict[str, Any]) -> Table:
+    return table_of(goals(figures))
+
+
+def table_of(found: Iterable[Goal]) -> Table:
+    """Goal by goal, as the figures have them."""
     verdict: Callable[[bool | None], str] = {True: "yes", False: "NO", None: "not measured"}.get  # type: ignore[assignment]
     result = Table("Goals", ("goal", "target", "measured", "holds"), n_left=4)
-    for goal in goals(figures):
+    for goal in found:
         result.add(goal.name, goal.target, goal.measured, verdict(goal.holds))
     return result

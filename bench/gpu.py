@@ -22,6 +22,8 @@ import gpucodec.cuda
 from gpucodec.cuda import device as devices
 from gpucodec.frame import parse
 
+from .record import record
+
 ROUNDS = 15
 WARM_UP = 2  # rounds in which kernels are compiled and pools filled
 Work = Callable[[], Any]
@@ -101,6 +103,7 @@ def race(cupy: Any, name: str, array: np.ndarray) -> None:
     for contestant, time in milliseconds(cupy, contestants).items():
         coder = contestant.rpartition(" ")[0]
         ratio = f"{array.nbytes / sizes[coder]:.3f}" if coder in sizes else ""
+        record("gpu", f"{name}, {contestant}", gbs=array.nbytes / time / 1e6)
         print(f"| {name} | {contestant} | {ratio} | {array.nbytes / time / 1e6:.0f} |")
     if not bool((out.view(cupy.uint8) == words).all()):
         raise RuntimeError(f"{name} did not decode to what it was")

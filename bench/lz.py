@@ -24,6 +24,7 @@ import gpucodec
 
 from .corpus import Corpus, open_corpus
 from .measure import pin
+from .record import record
 
 Array = NDArray[np.uint8]
 Level = Literal["fast", "ratio"]
@@ -139,6 +140,9 @@ def main() -> None:
             ratio, zstd, enc, enc_x, dec, dec_x, _, _ = race(
                 raw, word_bytes, level, arguments.rounds
             )
+            same_blocks, own_blocks = map(float, blosc.split(", "))
+            figures = {"ratio": ratio, "zstd": zstd, "encode_x": enc_x, "decode_x": dec_x}
+            record("lz", f"{name} {level}", blosc=same_blocks, blosc_own=own_blocks, **figures)
             print(
                 f"| {name} | {level} | {ratio:.3f} | {zstd:.3f} | {blosc} "
                 f"| {enc:.2f} ({enc_x:.2f}) | {dec:.2f} ({dec_x:.2f}) |",

@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gpucodec.cli.peers import BLOSC_LEVEL
+
 Array = NDArray[Any]
 
-SHUFFLE_LEVEL: Final = 5  # Blosc2's own default compression level
-ZIPNN_DTYPES: Final = ("bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2")
 OURS: Final = "gpucodec"
 OURS_INTO: Final = "gpucodec, out="
 ZIPNN: Final = "ZipNN"
@@ -81,21 +81,18 @@ def gpucodec_into(array: Array) -> Iterator[Codec]:
     )
 
 
-def zipnn(array: Array) -> Iterator[Codec]:
-    dtype = array.dtype.name
-    if dtype not in ZIPNN_DTYPES:
-        return
-    from zipnn import ZipNN
+def as_in_cli(package: str, array: Array) -> Iterator[Codec]:
+    """As `gpucodec bench` runs it."""
+    from gpucodec.cli import peers
 
-    codec = ZipNN(input_format="byte", bytearray_dtype=dtype, threads=1)
+    peer = peers.PEERS[package](array.dtype)
+    if peer is not None:
+        yield Codec(peer.name, version(package), peer.prepare, peer.encode, peer.decode)
+
+
+def zipnn(array: Array) -> Iterator[Codec]:
     # It overwrites its input, so it gets a fresh copy each time, which costs it nothing here.
-    yield Codec(
-        ZIPNN,
-        version("zipnn"),
-        lambda array: bytearray(raw(array)),
-        codec.compress,
-        codec.decompress,
-    )
+    yield from as_in_cli("zipnn", array)
 
 
 def openzl(array: Array) -> Iterator[Codec]:
@@ -130,19 +127,7 @@ def openzl(array: Array) -> Iterator[Codec]:
 
 
 def pcodec(array: Array) -> Iterator[Codec]:
-    if array.dtype.itemsize == 1:
-        return  # the library itself calls 8-bit input a mistake
-    from pcodec import ChunkConfig, standalone
-
-    config = ChunkConfig()
-    native = array.dtype.kind != "V" and array.dtype.name != "bfloat16"
-    yield Codec(
-        "pcodec",
-        version("pcodec"),
-        np.asarray if native else unsigned,
-        lambda words: standalone.simple_compress(words, config),
-        standalone.simple_decompress,
-    )
+    yield from as_in_cli("pcodec", array)
 
 
 def blosc2(array: Array) -> Iterator[Codec]:
@@ -151,7 +136,7 @@ def blosc2(array: Array) -> Iterator[Codec]:
     def variant(name: str, codec: Any, shuffle: Any) -> Codec:
         parameters = {
             "codec": codec,
-            "clevel": SHUFFLE_LEVEL,
+            "clevel": BLOSC_LEVEL,
             "typesize": array.itemsize,
             "filters": [shuffle],
             "filters_meta": [0],

@@ -31,6 +31,7 @@ from gpucodec.quant import (
 
 from .corpus import Corpus, open_corpus
 from .measure import keep_freed_memory, machine, no_collection, pin, timed
+from .record import record
 
 Array = NDArray[np.float32]
 
@@ -197,6 +198,12 @@ def speeds(found: list[Coder], rounds: int) -> None:
         if library != "gpucodec":
             continue
         line = f"{name:28} {encode:9.2f} {decode:9.2f}"
+        beside = {
+            peer: (encode / theirs, decode / back)
+            for (peer, other), (theirs, back) in rates.items()
+            if other == name and peer != "gpucodec"
+        }
+        record("quantize", f"speed {name}", quantize=encode, dequantize=decode, times=beside)
         for (peer, other), (theirs, back) in rates.items():
             if other == name and peer != "gpucodec":
                 line += f"   {peer:12} {theirs:5.2f} {back:5.2f}  {encode / theirs:5.1f} {decode / back:5.1f}"
@@ -244,6 +251,7 @@ def errors(found: list[Coder], corpus: Corpus | None) -> None:
                     cell += f" ({theirs:.1f})"
             line += f"{cell:>12}"
         print(f"{line[:18]}{bits:9.2f}{line[18:]}")
+    record("quantize", "errors", widest_db=widest)
     print(f"largest difference to torchao and bitsandbytes: {widest:.3f} dB")
     print("(in brackets: the peer's figure; GGUF rounds its scales to float16)")
 
@@ -272,6 +280,8 @@ def updates(corpus: Corpus) -> None:
                 coded + 8 * frame.nbytes,
                 memory + 8 * stored.nbytes,
             )
+        snr_db = 10 * np.log10(signal / noise)
+        record("quantize", f"update {name}", bits=memory / size, coded=coded / size, snr_db=snr_db)
         print(
             f"{name:22} {memory / size:7.2f} {coded / size:9.2f} {100 * zeros / size:11.3f} % "
             f"{10 * np.log10(signal / noise):11.1f} {peak:12.3g}"

@@ -19,6 +19,7 @@ import gpucodec
 from gpucodec import checkpoint
 
 from . import bounds, peers
+from .record import record
 from .states import flat_of
 from .tables import Table, percent
 
@@ -131,6 +132,10 @@ def row(table, name, parts, sizes):
     return sum(sizes.values())
 
 
+def raw_bytes(parts):
+    return sum(one.nbytes for kind in KINDS for one in parts[kind].values())
+
+
 def full_table(state):
     """A checkpoint alone."""
     parts = parts_of(state)
@@ -139,6 +144,7 @@ def full_table(state):
     checkpoint.save(state, url)
     bound = row(table, "bound", parts, bound_bytes(parts))
     ours = row(table, "gpucodec", parts, stored_bytes(url))
+    record("checkpoint", "state", ratio=raw_bytes(parts) / ours, to_bound=ours / bound - 1)
     weights = sum(gpucodec.encode(one).nbytes for one in parts["model"].values())
     row(table, "gpucodec, weights stored too", parts, stored_bytes(url) | {"model": weights})
     for name, size in FULL.items():
@@ -157,6 +163,7 @@ def delta_table(state, later):
     checkpoint.save(later, url, delta=1)
     bound = row(table, "bound", parts, bound_bytes(parts, before))
     ours = row(table, "gpucodec", parts, stored_bytes(url))
+    record("checkpoint", "difference", ratio=raw_bytes(parts) / ours, to_bound=ours / bound - 1)
 
     def smaller(kind, name):
         array = parts[kind][name]
@@ -184,6 +191,8 @@ def weights_table(state, later):
         ours = checkpoint.publish_delta(new, url, 2).written_bytes
         bound = sum(bounds.bits(subtracted(a, b)) for a, b in arrays) / 8
         xor = sum(zstd_planes(words(a) ^ words(b)) for a, b in arrays)
+        figures = {"ratio": n_bytes / ours, "to_bound": ours / bound - 1, "ahead": xor / ours}
+        record("checkpoint", f"weights, {100 * changed:.0f} % changed", **figures)
         cells = [f"{100 * changed:.2f} %", *(f"{n_bytes / n:.2f}" for n in (ours, bound, xor))]
         table.add(label, *cells, f"{xor / ours:.2f}x")
     table.note = "Bound: the entropies of the integer difference's fields."

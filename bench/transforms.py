@@ -22,6 +22,7 @@ from gpucodec.kernels import spec
 
 from . import measure
 from .corpus import Arrays, open_corpus
+from .record import record
 from .tables import Table, times
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def ratio_table(tensors_of: Iterator[tuple[str, Arrays]]) -> Table:
             chosen += frame.size
             n_values += array.size
         n_bytes = sum(array.nbytes for array in tensors.values())
+        record("transforms", kind, bits=8 * chosen / n_values, ratio=n_bytes / chosen)
         table.add(
             kind,
             *(f"{8 * totals[way] / n_values:.3f}" for way in WAYS),
@@ -136,6 +138,13 @@ def speed_table(tensors_of: Iterator[tuple[str, Arrays]], rounds: int) -> Table:
                 mine = seconds[profile, way]
                 cells.append(f"{n_bytes / 1e9 / statistics.median(mine):.2f}")
                 cells.append(times(measure.relative(seconds["ratio", way], mine)))
+            record(
+                "transforms",
+                f"{kind}, {profile}",
+                ratio=float(cells[0]),
+                encode_x=measure.relative(seconds["ratio", "encode"], seconds[profile, "encode"]),
+                decode_x=measure.relative(seconds["ratio", "decode"], seconds[profile, "decode"]),
+            )
             table.add(kind, profile, *cells)
     return table
 

@@ -25,6 +25,8 @@ from zarr.storage import MemoryStore
 import gpucodec
 from gpucodec.zarr import TensorCodec
 
+from .record import record
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -131,6 +133,8 @@ def main() -> None:
     print(f"{'':32}{'write':>8}{'read':>8}   host only:{'write':>8}{'read':>8}")
     for name, seconds in best.items():
         write, read, *host = (1e6 * one / N_CHUNKS for one in seconds)
+        if name.startswith("tensor"):
+            record("zarr_overhead", name, write_us=host[0], read_us=host[1])
         alone = f"{host[0]:20.1f}{host[1]:8.1f}" if name.startswith("tensor") else ""
         print(f"{name:32}{write:8.1f}{read:8.1f}{alone}")
 

@@ -51,7 +51,8 @@ def _quantized() -> Any:
     return codec
 
 
-def _is_quantized(raw: Bytes) -> bool:
+def is_quantized(raw: Bytes) -> bool:
+    """Whether bytes start like the container of a quantized tensor."""
     return raw[: len(quantspec.MAGIC)].tobytes() == quantspec.MAGIC
 
 
@@ -197,7 +198,7 @@ def decode(
     if buffers.is_on_gpu(frame) or buffers.is_on_gpu(out):
         return _gpu().decode(frame, out, limit=limit, salvage=salvage)
     raw = buffers.encoded(frame)
-    if _is_quantized(raw):
+    if is_quantized(raw):
         return _quantized().decode_quantized(
             raw, out, limit=limit, threads=threads, salvage=salvage
         )
@@ -248,7 +249,7 @@ def decode_batch(
         message = f"out has {len(targets)} targets for {len(items)} frames"
         raise ValueError(message)
     pairs = list(zip(items, targets, strict=True))
-    plain = [i for i, raw in enumerate(items) if not _is_quantized(raw)]
+    plain = [i for i, raw in enumerate(items) if not is_quantized(raw)]
     decoded = _decode([pairs[i] for i in plain], limit, threads, numbers=plain)
     results = dict(zip(plain, (result.array for result in decoded), strict=True))
     for i, (raw, target) in enumerate(pairs):
@@ -323,7 +324,7 @@ def decode_runs(
 def inspect(frame: Any) -> FrameInfo | QuantizedInfo:
     """What a frame's header and table say; nothing is decoded."""
     raw = buffers.encoded(frame)
-    if _is_quantized(raw):
+    if is_quantized(raw):
         return _quantized().inspect(raw)  # type: ignore[no-any-return]
     return describe(frames.parse(raw))
 
@@ -373,7 +374,7 @@ def verify(frame: Any, *, threads: int | None = None) -> None:
 
     """
     raw = buffers.encoded(frame)
-    if _is_quantized(raw):
+    if is_quantized(raw):
         _quantized().verify(raw, threads=threads)
         return
     for _ in decoded_pieces(raw, threads=threads):

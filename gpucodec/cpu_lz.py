@@ -168,7 +168,7 @@ def decode_run(
         if kinds[a] == _MIXED:
             source, entries, found = _expanded(frame, entries, source, raw.size)
             decode_planes(source, entries, hashes, raw, status[a:b])
-            np.maximum(status[a:b], found, out=status[a:b])
+            np.copyto(status[a:b], found, where=found != spec.OK)  # what is wrong first
             continue
         decode_planes(source, entries, hashes, raw, status[a:b])
 

@@ -256,7 +256,9 @@ def _check_flags(dtype: DType, flags: int, model_bytes: int) -> None:
         raise CorruptionError(message)
 
 
-def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame:
+def parse(
+    buffer: Any, *, limit: int | None = None, whole: bool = True, n_bytes: int | None = None
+) -> Frame:
     """Read and check a frame's header and block table.
 
     Parameters
@@ -265,6 +267,8 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
         The frame's bytes; with ``whole=False`` at least the first `table_bytes` of them.
     limit
         The most decoded bytes to accept.
+    n_bytes
+        Of the frame, if it is elsewhere and the buffer has only its first `table_bytes`.
 
     Raises
     ------
@@ -282,11 +286,12 @@ def parse(buffer: Any, *, limit: int | None = None, whole: bool = True) -> Frame
     found = _geometry(raw)
     dtype, n_dims, block_log, decoded, encoded, flags, n_blocks, n_entries, table_end, end = found
     needed = max(encoded, end) if whole else end
-    if raw.size < needed:
-        message = f"frame ends after {raw.size} of {needed} bytes"
+    given = raw.size if n_bytes is None else n_bytes
+    if given < needed:
+        message = f"frame ends after {given} of {needed} bytes"
         raise TruncatedError(message)
-    if whole and raw.size != encoded:
-        message = f"frame has {encoded} bytes, but {raw.size} were given"
+    if whole and given != encoded:
+        message = f"frame has {encoded} bytes, but {given} were given"
         raise CorruptionError(message)
     (stored,) = struct.unpack_from("<Q", raw, spec.HASH_OFFSET)
     computed = table_hash(raw[:end])

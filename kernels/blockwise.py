@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 
 from . import quantspec as spec
 from .elements import ENCODE, HIGH_FIRST, NIBBLES, Block
+from .floatspec import NOISE_FACTORS, SIGN
 from .lanes import (
     INFINITY_BITS,
     LANES,
@@ -27,7 +28,7 @@ from .lanes import (
     spread,
     store_lanes,
 )
-from .minifloat import SIGN, n_bytes, smallest_normal, widened
+from .minifloat import n_bytes, smallest_normal, widened
 from .vector import I64, constant, loop
 
 ABSOLUTE = 0  # 0 and the largest magnitude
@@ -206,8 +207,8 @@ def encode_units(
 def noise(index: Lanes, key: Lanes, other_key: Lanes) -> Lanes:
     """16 random bits for each element number: a hash that is the same wherever it is computed."""
     x = index + key
-    x = (x ^ x >> 16) * 0x7FEB352D
-    x = (x ^ x >> 15 ^ other_key) * 0x846CA68B
+    x = (x ^ x >> 16) * NOISE_FACTORS[0]
+    x = (x ^ x >> 15 ^ other_key) * NOISE_FACTORS[1]
     return (x ^ x >> 16) >> 16
 
 

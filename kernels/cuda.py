@@ -8,50 +8,84 @@ compiler's messages are those of the ``.cu`` files.
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from . import lz_prelude, lz_spec, quantprelude
 from .spec import (
-    CONSTANT,
+    ALIGNMENT,
+    LZ,
+    LZ_WORDS,
     MASK_BITS,
     PALETTE,
     PALETTE_MAX_BITS,
     RANS8,
     RANS12,
-    RAW,
     ROW,
     prelude,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FOLDER: Final = Path(__file__).parent
 OPTIONS: Final = ("-std=c++17", "-fmad=false")  # the same floats as on a CPU
+_QUANTIZED: Final = ("entries", "quantprelude", "minifloat", "scales", "elements", "blockwise")
 MODULES: Final = {
     "decode": ("entries", "checksum", "planes", "rans", "decode_plane", "decode"),
     "decode_full": (
         *("entries", "checksum", "planes", "decode_plane"),
         *("palette", "sparse", "predictor", "decode_full"),
     ),
+    "lz_decode": (
+        *("entries", "checksum", "planes", "rans", "choose", "decode_plane"),
+        *("lz_prelude", "lz_ops", "lz_table", "lz_numbers", "lz_streams", "lz_decode"),
+    ),
+    "lz_encode": (
+        *("entries", "checksum", "planes", "rans", "choose"),
+        *("lz_prelude", "lz_ops", "lz_table", "lz_numbers", "lz_streams"),
+        *("lz_choose", "lz_match", "lz_encode", "lz_encode_blocks"),
+    ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
+    "gather": ("gather",),
+    "tensors": (*_QUANTIZED, "extent", "exceptions", "transpose"),
+    **{
+        f"quantize_{name.lower()}": (*_QUANTIZED, "quantize", "dequantize", f"entry_points {name}")
+        for name in quantprelude.ELEMENTS
+    },
     "encode_full": (
         *("entries", "checksum", "planes", "rans", "choose"),
         *("palette", "profiles", "sparse", "predictor", "encode_full"),
     ),
 }
 """Which ``.cu`` files each module is made of, in order."""
+_GENERATED: Final[dict[str, Callable[[], str]]] = {
+    "lz_prelude": lz_prelude.prelude,
+    "quantprelude": quantprelude.prelude,
+    **{
+        f"entry_points {name}": partial(quantprelude.entry_points, name)
+        for name in quantprelude.ELEMENTS
+    },
+}
+"""Parts that are made of numbers elsewhere."""
 
+LZ_PLAN_BYTES: Final = 2048  # and what rounding takes
+LZ_FIXED_BYTES: Final = 11 << 10  # of a block: what is planned, the slack, what rounding takes
 _KERNEL = re.compile(r"^KERNEL\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 
 
 def _part(name: str) -> str:
-    return f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}'
+    made = _GENERATED.get(name)
+    text = made() if made else (FOLDER / name).read_text(encoding="utf-8")
+    return f'#line 1 "{name}"\n{text}'
 
 
 def joined(stems: tuple[str, ...]) -> str:
     """C++ source of the files of these names, behind what all of them need."""
-    parts = (_part(f"{stem}.cu") for stem in stems)
+    parts = (_part(stem if stem in _GENERATED else f"{stem}.cu") for stem in stems)
     return "\n".join([_part("warp.cuh"), '#line 1 "prelude"', prelude(), *parts])
 
 
@@ -90,6 +124,8 @@ JOB: Final = np.dtype(
         ("bits", "u1", 16),
     ]
 )
+RUN: Final = np.dtype([(name, "<u8") for name in ("from", "n_bytes", "to")])  # of gather.cu
+GATHER_THREADS: Final = 128
 MERGE_THREADS: Final = 256
 MASK_WARPS: Final = 8
 ENCODE_WARPS: Final = 4
@@ -98,6 +134,7 @@ SAMPLE_THREADS: Final = 64
 SPLIT_THREADS: Final = 256
 PLACE_THREADS: Final = 128
 SCAN_WARPS: Final = 8
+LZ_PLACE_THREADS: Final = 128
 
 
 class Decoder(NamedTuple):
@@ -107,17 +144,19 @@ class Decoder(NamedTuple):
     planes: int
     """Of a block of threads."""
     n_threads: int
+    then: Decoder | None = None
+    """What the same planes need behind that."""
 
 
+_LZ: Final = Decoder("decode_lz_streams", 4, 128, Decoder("decode_lz_words", 1, 256))
 DECODERS: Final = {
     RANS8: Decoder("decode_rans8", 8, 256),
     RANS12: Decoder("decode_rans12", 4, 128),
     **{PALETTE + bits: Decoder("decode_palettes", 1, 128) for bits in range(PALETTE_MAX_BITS + 1)},
+    LZ: _LZ,
+    LZ_WORDS: _LZ,
 }
 """By coder. All of these kernels have the same parameters."""
-
-CODERS: Final = (RAW, CONSTANT, *DECODERS)
-"""What the kernels read; frames with other coders are left to the CPU."""
 
 
 def mask_slot_bytes(n_words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -126,3 +165,22 @@ def mask_slot_bytes(n_words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     symbols = -(-n_words // (MASK_BITS * ROW)) * ROW
     slot: np.ndarray[Any, Any] = symbols + -(-12 * n_rows // 16) * 16
     return slot
+
+
+def lz_task_bytes(n_bytes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Bytes that decoding so many bytes by LZ takes: those of `lz::Plan`, carries and symbols.
+
+    Of `n` words of `w` bytes these are no more than `max(w, 3) n`, and half a byte for a sequence.
+    """
+    symbols = np.maximum(n_bytes, 7 * np.minimum(n_bytes, lz_spec.MAX_WORDS) // 2)
+    room: np.ndarray[Any, Any] = -(-(symbols + LZ_PLAN_BYTES) // 256) * 256
+    return room
+
+
+def lz_block_bytes(n_bytes: int) -> int:
+    """Bytes that encoding a block of so many bytes by LZ takes: `lz::Memory`, rounded up."""
+    room = -(-n_bytes // ALIGNMENT) * ALIGNMENT
+    sequences = -(-min(room // 2, lz_spec.MAX_WORDS) // ALIGNMENT) * ALIGNMENT
+    table = max(2 * room, 8 << lz_spec.HASH_BITS)
+    fixed = LZ_FIXED_BYTES + 3 * room + 6 * sequences + min(room, lz_spec.MAX_WORDS) + table
+    return -(-fixed // 256) * 256

@@ -77,20 +77,26 @@ KERNEL decode_blocks(const Job* jobs, u64 n_jobs, const u32* entries, const u64*
     u8* words = job.words + (index << job.block_log) * job.word_bytes;
     const u8* payloads = job.frame + offsets[b];
 
+    u64 first_entry = job.first_entry + index * job.n_planes;
+    const u32* mine = entries + first_entry;
+
     u32 p = thread_index();
     if (p < job.n_planes) {
-        u64 e = job.first_entry + index * job.n_planes + p;
-        const u8* payload = payloads + payloads_bytes(entries + e - p, p);
-        found[p] = find_plane(entries[e], payload, n, job.bits[p], symbols + slots[e],
-                              plane_status[e], planes[p]);
-        padded[p] = is_padded(payload, payload_bytes(entries[e]));
+        u64 e = first_entry + p;
+        const u8* payload = payloads + payloads_bytes(mine, p);
+        found[p] = find_plane(mine[p], payload, n, job.bits[p], symbols + slots[e], plane_status[e], planes[p]);
+        padded[p] = is_padded(payload, payload_bytes(mine[p]));
     }
     sync_block();
-    if (thread_index() == 0) verdict = worst_of(found, padded, job.n_planes);
+    if (thread_index() == 0) {
+        verdict = worst_of_lz(mine, found, padded, job.n_planes);
+        if (verdict == OK) verdict = worst_of(found, padded, job.n_planes);
+    }
     sync_block();
     if (verdict == OK) {
         u64 hash;
-        if (job.n_planes == 0) hash = copy_block(payloads, words, n_bytes, sums);
+        bool is_stored = job.n_planes == 0, by_lz = !is_stored && *mine >> ENTRY_CODER_SHIFT == LZ_WORDS;
+        if (is_stored || by_lz) hash = copy_block(by_lz ? words : payloads, words, n_bytes, sums);
         else if (job.word_bytes == 1) hash = merge_block<u8>(planes, job, words, n_bytes, sums);
         else if (job.word_bytes == 2) hash = merge_block<u16>(planes, job, words, n_bytes, sums);
         else if (job.word_bytes == 4) hash = merge_block<u32>(planes, job, words, n_bytes, sums);

@@ -69,6 +69,17 @@ DEVICE u32 worst_of(const u32* found, const bool* padded, u32 n_planes) {
     return worst;
 }
 
+// Planes of LZ are decoded and judged before all others.
+DEVICE u32 worst_of_lz(const u32* entries, const u32* found, const bool* padded, u32 n_planes) {
+    u32 worst = OK;
+    for (u32 i = 0; i < n_planes; i++) {
+        if (entries[i] >> ENTRY_CODER_SHIFT < LZ) continue;
+        u32 status = found[i] == OK && !padded[i] ? BAD_PADDING : found[i];
+        worst = status > worst ? status : worst;
+    }
+    return worst;
+}
+
 DEVICE void clear_block(u8* words, u32 n_bytes) {
     for (u32 at = thread_index() * CHUNK; at < n_bytes; at += n_threads() * CHUNK) {
         store_padded(words, at, n_bytes, {0, 0});

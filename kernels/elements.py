@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import codebook, minifloat, quantspec as spec
+from . import codebook, floatspec, minifloat, quantspec as spec
+from .floatspec import NOISE, SIGN
 from .lanes import INFINITY_BITS, gathered
-from .minifloat import NOISE, SIGN
 from .vector import I64, constant
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from .lanes import Lanes
 
 MINIFLOATS = {
-    spec.E4M3: minifloat.E4M3,
-    spec.E5M2: minifloat.E5M2,
-    spec.E2M3: minifloat.E2M3,
-    spec.E3M2: minifloat.E3M2,
-    spec.E2M1: minifloat.E2M1,
+    spec.E4M3: floatspec.E4M3,
+    spec.E5M2: floatspec.E5M2,
+    spec.E2M3: floatspec.E2M3,
+    spec.E3M2: floatspec.E3M2,
+    spec.E2M1: floatspec.E2M1,
 }
 NIBBLES = {spec.INT4, spec.INT4_ASYM, spec.NF4, spec.E2M1}
 HIGH_FIRST = {spec.NF4}  # the nibble of the even element is the high one, as in bitsandbytes
@@ -158,7 +158,7 @@ def _decode_log8(code: Lanes, block: Block) -> Lanes:
 
 def _encode_minifloat(element: int) -> Callable[[Lanes, Block], Lanes]:
     form = MINIFLOATS[element]
-    return lambda x, block: minifloat.encode_signed(x * block.scale, form, block.noise)
+    return lambda x, block: minifloat.encode_signed(x * block.scale, x, form, block.noise)
 
 
 def _decode_minifloat(element: int) -> Callable[[Lanes, Block], Lanes]:

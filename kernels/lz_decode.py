@@ -233,7 +233,7 @@ def _decode(payload, size, raw, raw_size, memory):  # type: ignore[no-untyped-de
     n_words = get32(payload + U(WORDS_AT))
     if n_sequences == U(0) and n_literals == n & U(65535):
         n_literals = n
-    if n_sequences > n or n_literals > n or modes >> (U(6) + word_bytes + word_bytes) != U(0):
+    if n_sequences + n_literals > n or modes >> (U(6) + word_bytes + word_bytes) != U(0):
         return BAD_SIZE
     at, end = payload + U(HEADER_BYTES), payload + size
     fill = U(0)

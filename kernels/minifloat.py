@@ -9,55 +9,25 @@ into the exponent comes by itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING
 
+from .floatspec import (
+    BFLOAT16,
+    BIAS,
+    FLOAT16,
+    FLOAT32,
+    HALF,
+    HALF_INFINITY,
+    MANTISSA,
+    NOISE,
+    ROUND_TO_INTEGER,
+    SIGN,
+)
 from .lanes import INFINITY_BITS
 
 if TYPE_CHECKING:
+    from .floatspec import Minifloat
     from .lanes import Lanes
-
-FLOAT32: Final = 0
-BFLOAT16: Final = 1
-FLOAT16: Final = 2
-
-MANTISSA = 23
-BIAS = 127
-SIGN = 1 << 31
-ROUND_TO_INTEGER = 8388608.0  # 2^23: float32 has no fraction there
-NOISE = 65536  # stochastic rounding adds 16 random bits below the last place
-
-
-class Minifloat(NamedTuple):
-    """A float format: bits of exponent and mantissa, exponent bias, largest finite value."""
-
-    exponent: int
-    mantissa: int
-    bias: int
-    largest: float
-
-    @property
-    def sign_shift(self) -> int:
-        """Where the sign bit of a code stands."""
-        return self.exponent + self.mantissa
-
-    @property
-    def largest_power(self) -> int:
-        """Exponent of the largest power of two."""
-        return int(self.largest).bit_length() - 1
-
-    @property
-    def smallest_normal_bits(self) -> int:
-        """The smallest normal number as float32."""
-        return (BIAS + 1 - self.bias) << MANTISSA
-
-
-E4M3 = Minifloat(4, 3, 7, 448.0)
-E5M2 = Minifloat(5, 2, 15, 57344.0)
-E2M3 = Minifloat(2, 3, 1, 7.5)
-E3M2 = Minifloat(3, 2, 3, 28.0)
-E2M1 = Minifloat(2, 1, 1, 6.0)
-HALF = Minifloat(5, 10, 15, 65504.0)
-HALF_INFINITY = 0x7C00
 
 
 def encode_magnitude(y: Lanes, form: Minifloat, noise: Lanes | None = None) -> Lanes:
@@ -83,11 +53,13 @@ def decode_magnitude(code: Lanes, form: Minifloat) -> Lanes:
     return code.compare("<", 1 << form.mantissa).where(subnormal, normal.floats())
 
 
-def encode_signed(y: Lanes, form: Minifloat, noise: Lanes | None = None) -> Lanes:
-    """The code of float32 `y`, which must not be NaN; what is too large becomes the largest."""
-    pattern = y.bits()
-    magnitude = (pattern & (SIGN - 1)).floats().at_most(form.largest)
-    sign = pattern >> 31 << form.sign_shift
+def encode_signed(y: Lanes, x: Lanes, form: Minifloat, noise: Lanes | None = None) -> Lanes:
+    """The code of float32 `y` with the sign of `x`; what is too large, or NaN, becomes the largest.
+
+    `y` is `x` scaled: where that is NaN (infinity times 0), its sign is not the same everywhere.
+    """
+    magnitude = (y.bits() & (SIGN - 1)).floats().at_most(form.largest)
+    sign = x.bits() >> 31 << form.sign_shift
     return encode_magnitude(magnitude, form, noise) | sign
 
 

@@ -71,8 +71,6 @@ DEVICE Chunk byte_symbols(const Plane& plane, u32 first) {
     return {same, same};
 }
 
-DEVICE u64 joined(u32 low, u32 high) { return low | u64(high) << 32; }
-
 // Four bytes of each of four registers, transposed: byte `i` of `to[j]` is byte `j` of `from[i]`.
 DEVICE void transpose_bytes(const u32* from, u32* to) {
     u32 a = pick_bytes(from[0], from[1], 0x5140), b = pick_bytes(from[2], from[3], 0x5140);

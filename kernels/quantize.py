@@ -214,8 +214,10 @@ def _measurer(sources: int, dtype: int) -> Any:
             _pad(source + np.uint64((n - rest) * size), padded, rest, size)
             least, most, _ = scan(EXTENT, 1, dtype, padded, np.uint64(1))
             a, z = float_of(least), float_of(most)
-            low = a if not low <= a else low
-            high = z if not high >= z else high
+            if not low <= high:  # NaN: none of the units before has a finite value
+                low, high = a, z
+            elif a <= z:
+                low, high = min(low, a), max(high, z)
         peak = max(abs(low), abs(high))
         return low, high, peak if peak >= 0 else np.float32(0)
 

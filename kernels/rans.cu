@@ -157,27 +157,31 @@ DEVICE u32 examine(Payload& payload, u32 n, u32 bits, Table& table, u32& state) 
     return OK;
 }
 
-// The stream of a payload through a window of two registers: lane `i` holds units 2i and 2i + 1 of the
-// 64 where the window starts, and of the 64 behind, which were asked for long before they are needed.
-struct Stream {
-    const u32* words;  // aligned down; two units each
-    u32 n_words;       // readable, padding of the payload included
-    u32 next_word;     // of `after`, this lane's
-    u32 now, after;
-    u32 offset;  // of the next unit in `now`
-    u32 n_before;  // units of the payload before `now`, less the one that is not of the stream
+// Units of a stream that starts at an even byte of an aligned payload, two at a time.
+struct StreamWords {
+    const u32* words;
+    u32 n_words;  // readable, padding of the payload included
 
     DEVICE_METHOD u32 load(u32 i) const { return i < n_words ? words[i] : 0; }
+};
 
-    DEVICE_METHOD void begin(const Payload& payload) {
-        u32 first = payload.words_at / 4;
-        words = reinterpret_cast<const u32*>(payload.at) + first;
-        n_words = aligned(payload.size) / 4 - first;
-        offset = payload.words_at / 2 % 2;
-        n_before = 0u - offset;
-        now = load(lane_index());
+// A stream through a window of two registers: lane `i` holds units 2i and 2i + 1 of the 64 where the
+// window starts, and of the 64 behind, which were asked for long before they are needed.
+template <class Words>
+struct Window {
+    Words words;
+    u32 next_word;  // of `after`, this lane's
+    u32 now, after;
+    u32 offset;    // of the next unit in `now`
+    u32 n_before;  // units of the stream before `now`; less those of `now` that are not of it
+
+    DEVICE_METHOD void begin(Words source, u32 n_skipped) {
+        words = source;
+        offset = n_skipped;
+        n_before = 0u - n_skipped;
+        now = words.load(lane_index());
         next_word = WARP + lane_index();
-        after = load(next_word);
+        after = words.load(next_word);
     }
 
     // Renormalise: lanes that are short take the next units, in the order of lanes.
@@ -195,7 +199,7 @@ struct Stream {
             n_before += 2 * WARP;
             now = after;
             next_word += WARP;
-            after = load(next_word);
+            after = words.load(next_word);
         }
         return x;
     }
@@ -203,7 +207,7 @@ struct Stream {
     DEVICE_METHOD u32 n_used() const { return n_before + offset; }
 };
 
-DEVICE u32 decode_row(const Table8& table, Stream& stream, u32& x) {
+DEVICE u32 decode_row(const Table8& table, Window<StreamWords>& stream, u32& x) {
     u32 first = table.slots[x & 255];
     x = (first & 255) * (x >> RANS8_BITS) + (first >> 24);
     u32 second = table.slots[x & 255];
@@ -212,15 +216,23 @@ DEVICE u32 decode_row(const Table8& table, Stream& stream, u32& x) {
     return pick_bytes(first, second, 0x2251);
 }
 
-DEVICE u32 decode_step(const Table12& table, Stream& stream, u32& x) {
+// Take a symbol off a state, which may be short afterwards.
+DEVICE u32 pop(const Table12& table, u32& x) {
     u32 slot = x & MASK_12;
     u32 entry = table.symbols[table.owners[slot]];
     x = (entry & MASK_12) * (x >> RANS12_BITS) + slot - (entry >> RANS12_BITS & MASK_12);
-    x = stream.refill(x);
     return entry >> (2 * RANS12_BITS);
 }
 
-DEVICE u32 decode_row(const Table12& table, Stream& stream, u32& x) {
+template <class Words>
+DEVICE u32 decode_step(const Table12& table, Window<Words>& stream, u32& x) {
+    u32 symbol = pop(table, x);
+    x = stream.refill(x);
+    return symbol;
+}
+
+template <class Words>
+DEVICE u32 decode_row(const Table12& table, Window<Words>& stream, u32& x) {
     u32 first = decode_step(table, stream, x);
     return first | decode_step(table, stream, x) << 8;
 }
@@ -260,8 +272,10 @@ DEVICE u32 decode_plane(const u8* payload, u32 size, u32 n, u32 bits, u8* out, T
     u32 x = 0;
     u32 status = examine<CODER>(parts, n, bits, table, x);
     if (status != OK) return status;
-    Stream stream;
-    stream.begin(parts);
+    u32 first_word = parts.words_at / 4;
+    Window<StreamWords> stream;
+    stream.begin({reinterpret_cast<const u32*>(payload) + first_word, u32(aligned(size) / 4) - first_word},
+                 parts.words_at / 2 % 2);
     u16* pairs = reinterpret_cast<u16*>(out) + lane_index();
     for (u32 row = 0; row < (n - 1) / ROW; row++) pairs[row * LANES] = decode_row(table, stream, x);
     return finish(parts, n, bits, stream.n_used(), x, out);

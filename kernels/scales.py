@@ -13,17 +13,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .floatspec import BFLOAT16, E4M3, FLOAT16
 from .jit import kernel
 from .lanes import INFINITY_BITS, Lanes
-from .minifloat import (
-    BFLOAT16,
-    E4M3,
-    FLOAT16,
-    decode_magnitude,
-    encode_magnitude,
-    narrowed,
-    widened,
-)
+from .minifloat import decode_magnitude, encode_magnitude, narrowed, widened
 from .quantspec import (
     BF16,
     CEIL,

@@ -7,7 +7,7 @@ only the standard library, so that reading a header needs neither NumPy nor Numb
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 # --- frame header -------------------------------------------------------------------------
 
@@ -287,16 +287,29 @@ def _words(data: bytes) -> tuple[int, ...]:
     return tuple(int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8))
 
 
+def constants(names: dict[str, Any]) -> list[str]:
+    """The whole numbers of a module as C++ constants."""
+    lines = []
+    for name, value in names.items():
+        if name.isupper() and isinstance(value, int):
+            kind, suffix = ("u32", "u") if value < 1 << 32 else ("u64", "ull")
+            lines.append(f"constexpr {kind} {name} = {value}{suffix};")
+    return lines
+
+
+def table(declared: str, values: tuple[int, ...]) -> str:
+    """Whole numbers as an array that CUDA kernels read."""
+    numbers = ", ".join(f"{value}ull" for value in values)
+    return f"__device__ const {declared}[{len(values)}] = {{{numbers}}};"
+
+
 def prelude() -> str:
     """The numbers above as C++ constants, and the tables that the CUDA kernels read."""
     lines = [
         f"constexpr u32 MAGIC_WORD = {int.from_bytes(MAGIC, 'little')}u;",
         f"constexpr u32 NOT_PACKED_MASK = {NOT_PACKED[0]}u, NOT_PACKED_SIGNS = {NOT_PACKED[1]}u;",
     ]
-    for name, value in globals().items():
-        if name.isupper() and isinstance(value, int):
-            kind, suffix = ("u32", "u") if value < 1 << 32 else ("u64", "ull")
-            lines.append(f"constexpr {kind} {name} = {value}{suffix};")
+    lines += constants(globals())
     last = HASH_SECRET[HASH_LAST_STRIPE : HASH_LAST_STRIPE + HASH_STRIPE]
     tables = {
         "u64 HASH_KEYS": _words(HASH_SECRET),
@@ -305,7 +318,5 @@ def prelude() -> str:
         "u64 HASH_FIRST": HASH_START,
         "u16 LOG2": log2_table(),
     }
-    for name, values in tables.items():
-        numbers = ", ".join(f"{value}ull" for value in values)
-        lines.append(f"__device__ const {name}[{len(values)}] = {{{numbers}}};")
+    lines += [table(declared, values) for declared, values in tables.items()]
     return "\n".join(lines) + "\n"

@@ -46,11 +46,17 @@ DEVICE u64 shuffle_xor(u64 value, u32 mask) { return __shfl_xor_sync(ALL_LANES, 
 DEVICE u32 shuffle_up(u32 value, u32 lanes) { return __shfl_up_sync(ALL_LANES, value, lanes); }
 DEVICE u64 shuffle_up(u64 value, u32 lanes) { return __shfl_up_sync(ALL_LANES, value, lanes); }
 
+// The lanes whose value is that of this one.
+DEVICE u32 lanes_with(u32 value) { return __match_any_sync(ALL_LANES, value); }
+
 DEVICE u32 count_ones(u32 x) { return __popc(x); }
 DEVICE u32 first_one(u32 x) { return __ffs(x) - 1; }     // of a mask that is not 0
 DEVICE u32 bit_length(u32 x) { return 32 - __clz(x); }
 DEVICE u32 high_product(u32 a, u32 b) { return __umulhi(a, b); }
 DEVICE u64 high_product(u64 a, u64 b) { return __umul64hi(a, b); }
+
+DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
+DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
 
 // Byte `i` of the result is byte number (digit `i` of `digits`) of the eight of `low` and `high`.
 DEVICE u32 pick_bytes(u32 low, u32 high, u32 digits) { return __byte_perm(low, high, digits); }
@@ -86,6 +92,16 @@ DEVICE T max_of_warp(T value) {
     return value;
 }
 
+// The bits that any lane has.
+DEVICE u32 or_of_warp(u32 bits) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_or_sync(ALL_LANES, bits);
+#else
+    for (u32 mask = WARP / 2; mask != 0; mask >>= 1) bits |= shuffle_xor(bits, mask);
+    return bits;
+#endif
+}
+
 // Sum of the values of the lanes up to this one.
 template <class T>
 DEVICE T prefix_of_warp(T value) {
@@ -103,6 +119,8 @@ DEVICE u32 first_of_warp(u32 value) {
 }
 
 // --- memory that is not aligned, or ends early --------------------------------------------------------
+
+DEVICE u64 joined(u32 low, u32 high) { return low | u64(high) << 32; }
 
 DEVICE u32 read_u16(const u8* at) { return at[0] | at[1] << 8; }
 DEVICE u32 read_u32(const u8* at) { return read_u16(at) | read_u16(at + 2) << 16; }

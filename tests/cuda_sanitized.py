@@ -26,6 +26,7 @@ def environment() -> dict[str, str]:
 
 def main() -> None:
     import test_cuda_kernels as tests
+    import test_cuda_lz as of_lz
     from golden_inputs import golden_inputs
 
     shim = cuda_shim.build(sanitize=True)
@@ -41,7 +42,14 @@ def main() -> None:
     inputs += tests.random_inputs(order, 20)
     for (array, config), frame in zip(inputs, tests.encode_on_shim(inputs, device), strict=True):
         assert frame.tobytes() == tests.gpucodec.encode(array, config).tobytes()
-    print(cuda_shim.ORDERS[order], seen.tolist(), len(inputs), "arrays")
+    seen[:9] += of_lz.judge(count // 4, order, device)
+    arrays = [*of_lz.arrays_of_words()][order::5]
+    for config in of_lz.CONFIGS:
+        frames = of_lz.encode_on_shim(arrays, config, device)
+        for array, frame in zip(arrays, frames, strict=True):
+            assert frame.tobytes() == tests.gpucodec.encode(array, config).tobytes()
+    n_arrays = len(inputs) + len(of_lz.CONFIGS) * len(arrays)
+    print(cuda_shim.ORDERS[order], seen.tolist(), n_arrays, "arrays")
 
 
 if __name__ == "__main__":

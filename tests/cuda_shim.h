@@ -258,6 +258,15 @@ inline uint32_t __ballot_sync(uint32_t mask, bool yes) {
     });
 }
 
+inline uint32_t __match_any_sync(uint32_t mask, uint32_t value) {
+    return shim::collective("in __match_any_sync", mask, value, 0, [](shim::Warp& w) {
+        for (int i = 0; i < 32; i++) {
+            w.out[i] = 0;
+            for (int j = 0; j < 32; j++) w.out[i] |= uint64_t(w.in[i] == w.in[j]) << j;
+        }
+    });
+}
+
 template <class T>
 T __shfl_sync(uint32_t mask, T value, uint32_t lane) {
     return shim::collective("in __shfl_sync", mask, value, lane, [](shim::Warp& w) {
@@ -285,6 +294,17 @@ inline int __clz(uint32_t x) { return x ? __builtin_clz(x) : 32; }
 inline int __ffs(uint32_t x) { return __builtin_ffs(x); }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint64_t(a) * b >> 32; }
 inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (unsigned __int128)(a)*b >> 64; }
+
+inline uint32_t __float_as_uint(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+inline float __uint_as_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
 
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t digits) {
     uint64_t bytes = uint64_t(high) << 32 | low;

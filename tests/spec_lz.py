@@ -105,7 +105,7 @@ def decode(payload: bytes, n_bytes: int, rounds: int = 16) -> bytes:
     n_sequences, n_literals, n_words = reader.number(2), reader.number(2), reader.number(4)
     if n_sequences == 0 and n_literals == n % 65536:
         n_literals = n
-    must(n_sequences <= n and n_literals <= n, "number of sequences or literals")
+    must(n_sequences + n_literals <= n, "number of sequences and literals")
     fill = bytes(w)
     if flags & 8:
         fill = reader.take(w)

@@ -20,7 +20,19 @@ import gpucodec
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # bench/ is not installed
 
-from bench import bounds, corpus, goals, levels, measure, peers, state_ratios, states  # noqa: E402
+from bench import (  # noqa: E402
+    bounds,
+    corpus,
+    goals,
+    growth,
+    levels,
+    measure,
+    must_show,
+    peers,
+    record,
+    state_ratios,
+    states,
+)
 
 FAKES = {
     "weights": np.float32,
@@ -196,3 +208,67 @@ def test_ratios_of_a_training_state():
     [ten, few] = state_ratios.weights_table(state, later).rows
     assert float(few[2]) > float(ten[2]) > 1.5
     assert few[1] == "1.00 %"
+
+
+def test_figures_reach_the_report(tmp_path, monkeypatch):
+    path = tmp_path / "figures.jsonl"
+    record.record("lz", "nobody listens", ratio=1.0)
+    monkeypatch.setenv(record.VARIABLE, str(path))
+    record.record("lz", "text ratio", ratio=np.float64(2), zstd=1.5)
+    record.record("fs", "local", blocks=1.6)
+    assert record.read(path) == {
+        "lz": {"text ratio": {"ratio": 2.0, "zstd": 1.5}},
+        "fs": {"local": {"blocks": 1.6}},
+    }
+
+
+def test_the_report_judges_and_admits_what_was_not_measured():
+    assert all(goal.holds is None for goal in must_show.goals({}))
+    found = {
+        "fs": {"local": {"blocks": 1.6, "faster": 30, "decode": 1.0, "encode": 0.5}},
+        "activations": {"training float32": {"held": 8, "plain": 100, "wall_x": 1.2}},
+    }
+    held = {goal.name: goal.holds for goal in must_show.goals(found)}
+    assert held["files: random 64 KiB read: blocks fetched"] is False
+    assert held["files: random read beside the whole file"] is True
+    assert held["files: sequential write beside the codec"] is False
+    assert held["activations held in memory, float32"] is True
+    assert held["step beside plain training, float32"] is False
+    assert held["activations held in memory, bfloat16"] is None
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("cache")
+def test_growth_is_measured_up_to_the_size_allowed(monkeypatch, capsys):
+    monkeypatch.setattr(growth, "COUNTS", (1, 20))
+    monkeypatch.setattr(measure, "pin", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["growth", "--size", "tiny", "--most-bytes", "20000"])
+    growth.main()
+    out = capsys.readouterr().out
+    assert "| 16 KiB | gpucodec |" in out
+    assert "64 KiB | gpucodec" not in out
+    assert "| 20 |" in out
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("cache")
+def test_one_report_of_all(tmp_path):
+    """Of the two quickest parts; what fails and what is left out is in it."""
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "report"
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        "--quick",
+        "--folder",
+        str(folder),
+        "gpu",
+        "transforms",
+    ]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    report = json.loads((folder / "report.json").read_text())
+    assert set(report["parts"]) == {"gpu", "transforms"}
+    judged = {goal["name"]: goal["holds"] for goal in report["goals"]}
+    assert judged["GPU: bf16 decode"] is None
+    assert "## transforms: " in (folder / "report.md").read_text()

@@ -371,3 +371,21 @@ def test_configurations_are_values():
         assert QuantizeConfig(name) == QuantizeConfig(name, spec.BY_NAME[name].block_size)
     with pytest.raises(TypeError):
         QuantizeConfig.from_json({"format": "int8", "bits": 3})
+
+
+def test_the_extent_does_not_depend_on_what_is_last():
+    """A last unit without a finite value hides no others."""
+    from gpucodec.quant import cpu
+
+    for n in (1, 2, 16):
+        array = np.concatenate([[3, -5], np.ones(30), np.full(n, np.nan)]).astype(np.float32)
+        for pattern in (array, array[::-1].copy()):
+            assert cpu.extent(pattern.view(np.uint32), 0, None) == (-5.0, 3.0, 5.0)
+    assert cpu.extent(np.full(40, np.nan, np.float32).view(np.uint32), 0, None) == (0.0, 0.0, 0.0)
+
+
+def test_infinity_has_its_sign_where_a_block_has_no_factor():
+    array = np.array([np.inf, -np.inf] * 8 + [0.0] * 16, np.float32)
+    codes = quantize(array, QuantizeConfig("nvfp4")).codes[:8]
+    assert set((codes >> 3 & 1).tolist()) == {0}
+    assert set((codes >> 7).tolist()) == {1}

@@ -12,27 +12,38 @@ True
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .. import buffers, frame as frames
-from ..codec import DEFAULT_LIMIT, Salvaged, bad_blocks, noting, raise_if_damaged
-from ..config import DEFAULT_CONFIG, Config
+from .. import buffers
+from ..codec import DEFAULT_LIMIT
+from ..config import DEFAULT_CONFIG, Config, LZConfig
 from ..dtypes import BY_NAME
-from ..errors import CorruptionError, TruncatedError, UnsupportedError
-from . import arrays, decoding, device as devices, encoding, host, planning
+from ..errors import UnsupportedError
+from ..quant.codec import max_encoded_bytes
+from . import arrays, containers, device as devices, encoding, host, lz, pending, planning
 from .batch import place
+from .pending import Pending
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ..frame import Frame
+    from ..quant import QuantizeConfig
+    from ..quant.frame import Header
     from .arrays import DeviceArray
     from .device import Device
 
-HEADER_GUESS = 1 << 14  # bytes of a frame on the device that are read back at first: most tables
+__all__ = [
+    "Pending",
+    "decode",
+    "decode_async",
+    "decode_batch",
+    "encode",
+    "encode_batch",
+    "encode_quantized",
+    "is_available",
+]
+
 _UINT8 = BY_NAME["uint8"]
 
 
@@ -88,8 +99,8 @@ def encode_batch(
     array_list
         CuPy arrays, torch CUDA tensors, or whatever has `__cuda_array_interface__` or DLPack.
     config
-        How to encode them; the bytes depend on nothing else. Arrays that LZ may code are copied to
-        the host and encoded there: those of `LZConfig` and `TensorConfig(lz=True)`, and unless `lz` is
+        How to encode them; the bytes depend on nothing else. Arrays that LZ may code beside other coders
+        are copied to the host and encoded there: those of `TensorConfig(lz=True)`, and unless `lz` is
         False or the profile "fast" or "plain", all but floats with zeros.
     out
         uint8 arrays on that GPU of at least `gpucodec.max_encoded_size` bytes, one for each frame.
@@ -145,7 +156,11 @@ def encode_batch(
     for i in here:
         made.append(_buffer(device, views[i], buffers_given, i, sources[i].max_bytes))
         sources[i].out = _room(made[-1], sources[i].max_bytes)
-    sizes = encoding.encode(device, [sources[i] for i in here], handle, profile)
+    left = [sources[i] for i in here]
+    if isinstance(config, LZConfig):
+        sizes = lz.encode(device, left, config, handle)
+    else:
+        sizes = encoding.encode(device, left, handle, profile)
     for i, buffer, size in zip(here, made, sizes, strict=True):
         frames_made[i] = buffer[:size]
     return frames_made
@@ -158,6 +173,47 @@ def _buffer(
     return given[i] if given else arrays.new(device, view.owner, _UINT8, (n_bytes,))
 
 
+def encode_quantized(
+    array: Any, config: QuantizeConfig, *, out: Any = None, stream: Any = None
+) -> Any:
+    """Quantize an array on a GPU and encode the result as one frame there.
+
+    Parameters
+    ----------
+    array
+        As of `encode_batch`; float32, bfloat16 or float16. float64 and float8 are quantized on the
+        host, and `config.axis` "auto" is decided there.
+    config
+        How to quantize it; the bytes are those of `gpucodec.encode_quantized` on a CPU.
+    out, stream
+        As of `encode`. `gpucodec.max_encoded_size` takes the configuration.
+
+    Returns
+    -------
+    The frame, uint8[encoded_bytes] on the GPU. Waits for the stream once for the number of exceptions,
+    once for the hashes of the parts, and as `encode_batch` does for these.
+
+    Raises
+    ------
+    UnsupportedError
+        Not an array of floats, or no usable GPU.
+    ValueError
+        The axis is not one of the array, or `out` is too small.
+
+    """
+    found = arrays.view(array)
+    device = _one_device([found])
+    handle = _handle(stream, device, [found])
+    _follow(device, handle, [found])
+    if out is not None:
+        most = max_encoded_bytes(found.require_dtype(), found.shape, config)
+        _room(out, most)
+    return containers.encode(
+        *(device, found, config, out, handle),
+        encode_frames=lambda parts: encode_batch(parts, stream=handle),
+    )
+
+
 def _room(buffer: Any, n_bytes: int) -> int:
     """The address of a buffer for a frame of at most this size."""
     found = arrays.view(buffer)
@@ -167,98 +223,17 @@ def _room(buffer: Any, n_bytes: int) -> int:
     return found.address
 
 
-@dataclass
-class Pending:
-    """Arrays whose decoding is queued. Use them on the stream at once; `check` when it suits."""
-
-    arrays: list[Any]
-    frames: list[Frame]
-    _targets: list[DeviceArray]
-    _known: list[np.ndarray[Any, Any] | None]
-    """Statuses of what was decoded on the host."""
-    _queued: decoding.Decoding
-
-    def _statuses(self) -> tuple[list[np.ndarray[Any, Any]], dict[int, CorruptionError]]:
-        """Of every frame those of its blocks; and what is wrong with models."""
-        queued = iter(self._queued.statuses())
-        numbers = [i for i, known in enumerate(self._known) if known is None]
-        errors = {numbers[i]: error for i, error in self._queued.model_errors().items()}
-        return [next(queued) if known is None else known for known in self._known], errors
-
-    def _raise_first(self, errors: dict[int, CorruptionError]) -> None:
-        for i, error in errors.items():
-            with noting(i if len(self.arrays) > 1 else None):
-                raise error
-
-    def salvage(self) -> list[Salvaged]:
-        """Wait for the stream; the arrays, with zeros for bad blocks, and a list of these.
-
-        Raises
-        ------
-        CorruptionError
-            A model is damaged, without which no block can be decoded.
-
-        """
-        found, errors = self._statuses()
-        self._raise_first(errors)
-        return [
-            Salvaged(array, bad_blocks(frame, status))
-            for array, frame, status in zip(self.arrays, self.frames, found, strict=True)
-        ]
-
-    def check(self) -> list[Any]:
-        """Wait for the stream; the arrays.
-
-        Raises
-        ------
-        CorruptionError
-            A block or a model is damaged. All of its array is zero then.
-
-        """
-        found, errors = self._statuses()
-        device, stream = self._queued.device, self._queued.stream
-        for i, (status, target) in enumerate(zip(found, self._targets, strict=True)):
-            if status.any() or i in errors:
-                device.clear(target.address, target.n_bytes, stream)
-        for i, (frame, status) in enumerate(zip(self.frames, found, strict=True)):
-            with noting(i if len(found) > 1 else None):
-                if i in errors:
-                    raise errors[i]
-                raise_if_damaged(frame, status)
-        return self.arrays
-
-
-def _require_size(frame: Frame, n_bytes: int) -> None:
-    if n_bytes != frame.encoded_bytes:
-        message = f"frame has {frame.encoded_bytes} bytes, but {n_bytes} are on the device"
-        raise (TruncatedError if n_bytes < frame.encoded_bytes else CorruptionError)(message)
-
-
-def _parse(device: Device, found: DeviceArray, stream: int, limit: int | None) -> Frame:
-    """Read header and table of a frame on the device back, and check them."""
-    head = np.empty(min(HEADER_GUESS, found.n_bytes), np.uint8)
-    device.download(head, found.address, stream)
-    n_bytes = frames.table_bytes(head)
-    if n_bytes > head.size:
-        head = np.empty(min(n_bytes, found.n_bytes), np.uint8)
-        device.download(head, found.address, stream)
-    parsed = frames.parse(head[:n_bytes], limit=limit, whole=False)
-    _require_size(parsed, found.n_bytes)
-    return parsed
-
-
 def decode_async(
     encoded: Iterable[Any],
     out: Sequence[Any] | None = None,
     *,
-    headers: Sequence[Frame] | None = None,
+    headers: Sequence[Frame | Header] | None = None,
     limit: int | None = DEFAULT_LIMIT,
     stream: Any = None,
 ) -> Pending:
     """Queue the decoding of frames to one GPU, all blocks in the same launches.
 
-    Does not wait for the device if the frames are on the host, or `headers` are given, and the
-    kernels know all their coders; what they do not know is decoded on the host, and waited for.
+    Does not wait for the device if the frames are on the host, or `headers` are given.
 
     Parameters
     ----------
@@ -268,7 +243,8 @@ def decode_async(
     out
         Contiguous arrays on that GPU of exactly the decoded sizes.
     headers
-        `gpucodec.frame.parse` of the frames, if they are on the device and were parsed before.
+        `gpucodec.frame.parse` of the frames, if they are on the device and were parsed before; of
+        quantized tensors `gpucodec.quant.frame.parse`.
     limit
         Refuse frames that decode to more bytes; ignored with `out`.
     stream
@@ -291,42 +267,13 @@ def decode_async(
     device = _one_device(there)
     handle = _handle(stream, device, there)
     _follow(device, handle, there)
-
-    parsed_frames, results, targets, pieces = [], [], [], []
-    known: list[np.ndarray[Any, Any] | None] = []
-    for i, (item, found, target) in enumerate(zip(items, views, wanted, strict=True)):
-        most = limit if target is None else None
-        payload: Any
-        with noting(i if len(items) > 1 else None):
-            if found is None:
-                raw = buffers.encoded(item)
-                parsed = frames.parse(raw, limit=most)
-                payload = raw[parsed.payloads :]
-            else:
-                parsed = _parse(device, found, handle, most) if headers is None else headers[i]
-                _require_size(parsed, found.n_bytes)
-                payload = found.address + parsed.payloads
-        result = target
-        if target is None:
-            result = arrays.new(device, item, parsed.dtype, parsed.shape)
-        placed = arrays.target(result, parsed.decoded_bytes)
-        if host.is_needed_to_decode(parsed):
-            known.append(host.decode(device, parsed, payload, placed.address, handle))
-        else:
-            known.append(None)
-            pieces.append(decoding.Piece(parsed, payload, placed.address, 0, parsed.n_blocks))
-        parsed_frames.append(parsed)
-        results.append(result)
-        targets.append(placed)
-    queued = decoding.decode(device, pieces, handle)
-    queued.kept += [items, views]
-    return Pending(results, parsed_frames, targets, known, queued)
+    return pending.queue(device, handle, items, views, wanted, headers, limit)
 
 
 def decode(frame: Any, out: Any = None, *, salvage: bool = False, **options: Any) -> Any:
     """Decode one frame and check it; options as of `decode_async`, `salvage` as of `decode`."""
-    pending = decode_async([frame], None if out is None else [out], **options)
-    return pending.salvage()[0] if salvage else pending.check()[0]
+    queued = decode_async([frame], None if out is None else [out], **options)
+    return queued.salvage()[0] if salvage else queued.check()[0]
 
 
 def decode_batch(

@@ -189,6 +189,10 @@ class _Plan:
         rooms = np.repeat(batch.rooms(), n_entries)
         sizes = np.where(np.isin(self.coders, list(kernels.DECODERS)), rooms, 0)
         sizes[is_mask] = kernels.mask_slot_bytes(rooms[is_mask])
+        by_lz, words_by_lz = self.coders == spec.LZ, self.coders == spec.LZ_WORDS
+        sizes[by_lz] += kernels.lz_task_bytes(rooms[by_lz])
+        word_bytes = np.repeat(jobs["word_bytes"].astype(np.int64), n_entries)
+        sizes[words_by_lz] = kernels.lz_task_bytes((rooms * word_bytes)[words_by_lz])
         starts = np.concatenate([[0], np.cumsum(sizes)])
         self.slots = np.zeros(len(self.coders), np.uint32)
         self.waves = []
@@ -258,10 +262,13 @@ def _decode_blocks(
             device.launch(kernel, count, n_threads, (*table, *arguments), stream)
 
     def decode_planes(tasks: Tasks) -> None:
-        for decoder, at, n in tasks:
-            count = -(-n // decoder.planes)
-            listed = kept.address, told.address + at, n
-            launch(decoder.kernel, count, decoder.n_threads, *listed, *decoded)
+        for first, at, n in tasks:
+            decoder: Decoder | None = first
+            while decoder is not None:
+                count = -(-n // decoder.planes)
+                listed = kept.address, told.address + at, n
+                launch(decoder.kernel, count, decoder.n_threads, *listed, *decoded)
+                decoder = decoder.then
 
     for wave in plan.waves:
         decode_planes(wave.masks)

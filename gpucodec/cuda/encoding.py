@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..dtypes import DType
-    from .batch import Ints
+    from .batch import Host, Ints
     from .device import Device, Memory
     from .models import Model
 
@@ -67,7 +67,7 @@ class Source:
 
 
 @dataclass
-class _Work:
+class Work:
     """The blocks of a batch on their way to frames, which are all plain, or none is."""
 
     device: Device
@@ -82,20 +82,28 @@ class _Work:
     offsets: int = 0
     packed: int = 0
     """uint32[n_jobs]: whether a block of a sparse frame has left out its zeros."""
+    moved: list[tuple[int, int]] = field(default_factory=list)
+    """Frames that are not written where they belong: their numbers, and where they are."""
 
     def memory(self, n_bytes: int) -> int:
+        """The address of memory that lives as long as this."""
         found: Memory = self.device.allocate(n_bytes, self.stream)
         self.kept.append(found)
         return found.address
 
     def launch(self, kernel: str, n: int, n_threads: int, *arguments: int) -> None:
+        """Run a kernel on `n` blocks of threads, if any, behind whose jobs these arguments come."""
         if n:
             self.device.launch(kernel, n, n_threads, (*self.jobs, *arguments), self.stream)
 
-    def tell(self, sources: Sequence[Source], outs: Sequence[int]) -> None:
+    def tell(self, sources: Sequence[Source]) -> None:
         """Upload what the kernels are told of the arrays."""
         batch, upload = self.batch, Upload()
         for i, source in enumerate(sources):
+            out = source.out
+            if out % ALIGNED:
+                out = self.memory(source.max_bytes)
+                self.moved.append((i, out))
             batch.describe(
                 i,
                 source.dtype,
@@ -104,7 +112,7 @@ class _Work:
                 bits=plane_bits(source.dtype, source.flags),
                 flags=source.flags,
                 words=place(self.device, source.words, source.n_bytes, self.stream, self.kept),
-                frame=outs[i],
+                frame=out,
             )
             batch.jobs["n_dims"][i] = len(source.shape)
             batch.jobs["shape"][i] = upload.add(np.array(source.shape, np.uint64))
@@ -116,6 +124,8 @@ class _Work:
         batch.jobs["shape"] += np.uint64(told)  # known only now
         self.device.upload(told, upload.joined(), self.stream)
         self.jobs = told + jobs_at, len(batch.jobs)
+        self.entries = self.memory(4 * batch.n_entries)
+        self.hashes, self.offsets = (self.memory(8 * (batch.n_blocks + 1)) for _ in range(2))
 
     def code(self, *, place_payloads: bool) -> None:
         """Code all blocks, in as many rounds as the memory between the stages asks for."""
@@ -126,8 +136,6 @@ class _Work:
         runs = list(waves(slots_before, most)) or [(0, 0)]
         n_slots = max(int(slots_before[last] - slots_before[first]) for first, last in runs)
         symbols, coded = self.memory(room * n_slots), self.memory(room * n_slots)
-        self.entries = self.memory(4 * batch.n_entries)
-        self.hashes, self.offsets = (self.memory(8 * (batch.n_blocks + 1)) for _ in range(2))
         counts = coded_entries = sources = 0
         if self.profile is not None:
             counts, coded_entries = self.memory(4 * n_slots), self.memory(4 * n_slots)
@@ -153,20 +161,28 @@ class _Work:
                 ways = first, n_blocks, slot, coded_entries, self.entries, sources, self.packed
                 n_threads = kernels.WAYS_THREADS
                 self.launch("choose_ways", -(-n_blocks // n_threads), n_threads, *ways)
-            table = self.entries, first, n_blocks, self.offsets
-            self.launch("locate_payloads", 1, 32 * kernels.SCAN_WARPS, *table)
+            self.locate(first, n_blocks)
             if place_payloads:
                 begin, end = int(entries_before[first]), int(entries_before[last])
                 payloads = begin, symbols, coded, room, self.entries, self.offsets, sources
                 self.launch("place_payloads", end - begin, kernels.PLACE_THREADS, *payloads)
 
-    def finish(self) -> int:
-        """Write tables, and frames that store their words; the address of the sizes."""
-        sizes = self.memory(8 * len(self.batch.jobs))
+    def locate(self, first: int, n_blocks: int) -> None:
+        """Find out where the payloads of blocks go, from their entries."""
+        table = self.entries, first, n_blocks, self.offsets
+        self.launch("locate_payloads", 1, 32 * kernels.SCAN_WARPS, *table)
+
+    def finish(self, sources: Sequence[Source]) -> Host:
+        """Write tables, and frames that store their words; wait for the sizes, uint64[n_jobs]."""
+        sizes = np.zeros(len(sources), np.uint64)
+        at = self.memory(sizes.nbytes)
         n_threads = kernels.SPLIT_THREADS
         self.launch("store_words", self.batch.n_blocks, n_threads, self.offsets)
-        frames = self.jobs[0], self.hashes, self.entries, self.offsets, sizes
-        self.device.launch("write_tables", len(self.batch.jobs), n_threads, frames, self.stream)
+        frames = self.jobs[0], self.hashes, self.entries, self.offsets, at
+        self.device.launch("write_tables", len(sources), n_threads, frames, self.stream)
+        self.device.download(sizes, at, self.stream)
+        for i, out in self.moved:
+            self.device.copy(sources[i].out, out, int(sizes[i]), self.stream)
         return sizes
 
 
@@ -188,20 +204,10 @@ def encode(
     sizes = np.zeros(len(sources), np.uint64)
     for kind, group in _groups(sources, profile):
         chosen = [sources[i] for i in group]
-        work = _Work(device, stream, kind, Batch(len(chosen)))
-        outs, moved = [], []
-        for i, source in zip(group, chosen, strict=True):
-            outs.append(source.out)
-            if source.out % ALIGNED:
-                outs[-1] = work.memory(source.max_bytes)
-                moved.append((i, outs[-1]))
-        work.tell(chosen, outs)
+        work = Work(device, stream, kind, Batch(len(chosen)))
+        work.tell(chosen)
         work.code(place_payloads=True)
-        found = np.zeros(len(chosen), np.uint64)
-        device.download(found, work.finish(), stream)
-        sizes[group] = found
-        for i, out in moved:
-            device.copy(sources[i].out, out, int(sizes[i]), stream)
+        sizes[group] = work.finish(chosen)
         if any(source.flags & spec.SPARSE for source in chosen):
             packed = np.zeros(len(chosen), np.uint32)
             device.download(packed, work.packed, stream)
@@ -220,8 +226,8 @@ def coded_bytes(device: Device, sources: Sequence[Source], stream: int, profile:
     sizes = np.zeros(len(sources), np.int64)
     for kind, group in _groups(sources, profile):
         chosen = [sources[i] for i in group]
-        work = _Work(device, stream, kind, Batch(len(chosen)))
-        work.tell(chosen, [0] * len(chosen))
+        work = Work(device, stream, kind, Batch(len(chosen)))
+        work.tell(chosen)
         work.code(place_payloads=False)
         offsets = np.zeros(work.batch.n_blocks + 1, np.int64)
         device.download(offsets, work.offsets, stream)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import plan
-from ..config import PLAIN, LZConfig, TensorConfig
+from ..config import PLAIN, LZConfig
 from ..kernels import cuda as kernels, spec
 from . import encoding, fitting
 from .batch import Upload
@@ -30,11 +30,11 @@ def plan_batch(
 ) -> tuple[int, set[int]]:
     """Decide what each array is tried as; the profile, and the numbers of those left to the CPU.
 
-    Which are those that LZ may code.
+    Which are those that LZ may code beside other coders.
     """
-    if isinstance(config, TensorConfig) and config.profile == PLAIN:
+    if isinstance(config, LZConfig) or config.profile == PLAIN:
         return spec.PROFILE_RATIO, set()
-    if isinstance(config, LZConfig) or config.lz:
+    if config.lz:
         return spec.PROFILE_RATIO, set(range(len(sources)))
     profile = spec.PROFILES.index(config.profile)
     find_zeros(device, sources, stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import secrets
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PART_BYTES: Final = 16 << 20
 WAYS: Final = 4  # parts under way at once: 64 MiB
 GROWTH: Final = 1000  # after so many parts they are twice as long: 10,000, S3's limit, are 5 TB
+LABEL: Final = "gpucodec-upload"  # of an object's metadata: which upload made it
 
 
 def takes_parts(fs: Any) -> bool:
@@ -48,6 +50,7 @@ class MultipartSink:
         bucket, key, _ = fs.split_path(path)
         self._place = {"Bucket": bucket, "Key": key}
         self._condition = {"IfNoneMatch": "*"} if "x" in mode else {}
+        self._label = secrets.token_hex(8)
         self._held = bytearray()
         self._upload: str | None = None
         self._parts: list[str] = []
@@ -69,8 +72,9 @@ class MultipartSink:
 
     def _send(self, part: bytes) -> None:
         if self._upload is None:
-            begun = self._submit(self._fs._call_s3("create_multipart_upload", **self._place))
-            self._upload = begun.result()["UploadId"]
+            metadata = {**self._fs.s3_additional_kwargs.get("Metadata", {}), LABEL: self._label}
+            begin = self._fs._call_s3("create_multipart_upload", **self._place, Metadata=metadata)
+            self._upload = self._submit(begin).result()["UploadId"]
         while len(self._under_way) >= WAYS:
             self._parts.append(self._under_way.popleft().result()["ETag"])
         number = len(self._parts) + len(self._under_way) + 1
@@ -115,8 +119,20 @@ class MultipartSink:
             MultipartUpload={"Parts": parts},
             **self._condition,
         )
-        self._submit(request).result()
+        try:
+            self._submit(request).result()
+        except Exception:
+            if not self._is_there():
+                raise
         self._upload = None
+
+    def _is_there(self) -> bool:
+        """Whether the upload was completed, and only the answer got lost before another try."""
+        try:
+            found = self._submit(self._fs._call_s3("head_object", **self._place)).result()
+        except Exception:  # noqa: BLE001 - then the first error is the one to tell
+            return False
+        return bool(found["Metadata"].get(LABEL) == self._label)
 
     def _exists(self) -> bool:
         """Whether the server's refusal means that the object is there."""

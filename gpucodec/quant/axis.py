@@ -29,12 +29,17 @@ def shape_of(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return (*shape[:axis], *shape[axis + 1 :], shape[axis])
 
 
-def axis_last(array: Array, axis: Any) -> Array:
-    """The array with `axis` moved to the end, in C order."""
-    n_dims = array.ndim
+def require_axis(axis: int, n_dims: int) -> None:
+    """Refuse an axis that an array does not have; a scalar has one."""
     if not -max(n_dims, 1) <= axis < max(n_dims, 1):
         message = f"axis {axis} is out of range for an array of {n_dims} dimensions"
         raise ValueError(message)
+
+
+def axis_last(array: Array, axis: Any) -> Array:
+    """The array with `axis` moved to the end, in C order."""
+    n_dims = array.ndim
+    require_axis(axis, n_dims)
     if not is_moved(axis, n_dims):
         return array
     moved = np.empty(shape_of(array.shape, axis), array.dtype)

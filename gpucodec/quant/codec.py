@@ -72,6 +72,10 @@ def encode_quantized(array: Any, config: QuantizeConfig, *, threads: int | None 
         As `quantize`.
 
     """
+    if buffers.is_on_gpu(array):
+        from .. import cuda
+
+        return cuda.encode_quantized(array, config)  # type: ignore[no-any-return]
     return write(quantize(array, config, threads=threads), threads=threads)
 
 
@@ -189,9 +193,13 @@ def _positions(steps: Any, n: int, first: int = 0) -> Any:
     """int64: the element numbers that are stored as steps from element `first` on."""
     ends = np.cumsum(steps.astype(np.uint64) + np.uint64(1), dtype=np.uint64) + np.uint64(first)
     if ends.size and (ends[0] <= first or (ends[1:] <= ends[:-1]).any() or ends[-1] > n):
-        message = f"positions of exceptions are not ascending and below {n}"
-        raise CorruptionError(message)
+        raise bad_positions(n)
     return ends.astype(np.int64) - 1
+
+
+def bad_positions(n: int) -> CorruptionError:
+    """The error for positions of exceptions that leave a tensor of `n` elements, or go back."""
+    return CorruptionError(f"positions of exceptions are not ascending and below {n}")
 
 
 def checked_parts(raw: Bytes, header: Header) -> Iterator[tuple[Part, Bytes, Frame]]:

@@ -15,7 +15,7 @@ from ..dtypes import BY_NAME
 from ..kernels import quantspec as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .config import ErrorBound, QuantizeConfig
 
@@ -139,8 +139,8 @@ def quantize(
     kernel = quantizer(row.element, number, rounding)
     encoding, decoding = tables(row.element, rounding)
     tensor_scale = _tensor_scale(source, number, config, threads)
-    absolute, relative = _bound(config.bound, source, number, threads)
-    keys = _keys(config.seed)
+    absolute, relative = limits(config.bound, lambda: extent(source, number, threads))
+    both_keys = keys(config.seed)
     size, n_bytes = source.itemsize, kind.itemsize
     starts = [part.ctypes.data if part is not None else 0 for part in (source, codes, scales)]
     offsets_start = 0 if offsets is None else offsets.ctypes.data
@@ -171,7 +171,7 @@ def quantize(
                     absolute,
                     relative,
                     (first_index + first) % (1 << 64),
-                    *keys,
+                    *both_keys,
                     encoding,
                     decoding,
                     _scratch.address,
@@ -258,17 +258,20 @@ def _tensor_scale(
     return peak / np.float32(spec.E4M3_LARGEST * config.spec.largest)
 
 
-def _bound(
-    bound: ErrorBound | None, source: Array, number: int, threads: int | None
+def limits(
+    bound: ErrorBound | None, measure: Callable[[], tuple[float, float, float]]
 ) -> tuple[np.float32, np.float32]:
-    """Absolute and relative part of what the kernel checks, in float32, never above the promise."""
+    """Absolute and relative part of what the kernel checks, in float32, never above the promise.
+
+    `measure` finds the `extent` of the array, if it is needed.
+    """
     if bound is None:
         return np.float32(np.inf), np.float32(0)
     if bound.kind == spec.REL:  # the product with a magnitude is rounded, perhaps up
         return np.float32(0), _rounded_down(bound.value * (1 - 2.0**-22))
     if bound.kind == spec.ABS:
         return _rounded_down(bound.value), np.float32(0)
-    least, most, _ = extent(source, number, threads)
+    least, most, _ = measure()
     return _rounded_down(bound.value * (most - least) * (1 - 2.0**-50)), np.float32(0)
 
 
@@ -277,7 +280,7 @@ def _rounded_down(x: float) -> np.float32:
     return nearest if float(nearest) <= x else np.nextafter(nearest, np.float32(0))
 
 
-def _keys(seed: int) -> tuple[int, int]:
+def keys(seed: int) -> tuple[int, int]:
     """Two 32-bit keys: SplitMix64 of the seed, cut in halves."""
     z = (seed + 0x9E3779B97F4A7C15) % (1 << 64)
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % (1 << 64)

@@ -57,7 +57,7 @@ class Part:
             The hash in their header is another one.
 
         """
-        found = _hash_field(piece)
+        found = hash_field(piece)
         if found != self.digest:
             message = (
                 f"{self.name} have header hash {found:016x}, the container says {self.digest:016x}"
@@ -80,6 +80,11 @@ class Header:
         """Bytes of the dequantized array."""
         return prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def encoded_bytes(self) -> int:
+        """Bytes of the container."""
+        return self.parts[-1].stop
+
 
 def join(
     config: QuantizeConfig,
@@ -89,27 +94,36 @@ def join(
     parts: Sequence[Bytes],
 ) -> Bytes:
     """A container around the frames of a quantized tensor, uint8[encoded_bytes]."""
+    table = [(part.size, hash_field(part)) for part in parts]
+    return np.concatenate([header(config, dtype, shape, tensor_scale, table), *parts])
+
+
+def header(
+    config: QuantizeConfig,
+    dtype: DType,
+    shape: tuple[int, ...],
+    tensor_scale: float,
+    parts: Sequence[tuple[int, int]],
+) -> Bytes:
+    """The bytes of a container before its frames, of which size and `hash_field` are given."""
     assert isinstance(config.axis, int)
-    start = _start(len(shape), len(parts))
-    out = np.zeros(start + sum(part.size for part in parts), np.uint8)
+    out = np.zeros(_start(len(shape), len(parts)), np.uint8)
+    n_bytes = out.size + sum(size for size, _ in parts)
     bound = config.bound
     _HEADER.pack_into(
         out,
         0,
         *(spec.MAGIC, spec.VERSION, dtype.spec.code, len(shape), config.block.bit_length() - 1),
-        *(prod(shape) * dtype.itemsize, out.size, 0),
+        *(prod(shape) * dtype.itemsize, n_bytes, 0),
         *(config.spec.code, config.scale_code, config.mode_code),
         *(spec.ROUNDINGS.index(config.rounding), spec.UNBOUNDED if bound is None else bound.kind),
         *(len(parts), 1 + config.axis, 0),
         *(config.seed, 0.0 if bound is None else bound.value, tensor_scale, 0),
     )
     struct.pack_into(f"<{len(shape)}Q", out, spec.HEADER_BYTES, *shape)
-    at = start
     for i, part in enumerate(parts):
-        _PART.pack_into(out, _part_entry(len(shape), i), part.size, _hash_field(part))
-        out[at : at + part.size] = part
-        at += part.size
-    struct.pack_into("<Q", out, HASH_OFFSET, frames.table_hash(out[:start]))
+        _PART.pack_into(out, _part_entry(len(shape), i), *part)
+    struct.pack_into("<Q", out, HASH_OFFSET, frames.table_hash(out))
     return out
 
 
@@ -133,7 +147,9 @@ def prefix_bytes(n_dims: int) -> int:
     return _start(n_dims, spec.MAX_PARTS)
 
 
-def parse(raw: Bytes, *, limit: int | None = None, whole: bool = True) -> Header:
+def parse(
+    raw: Bytes, *, limit: int | None = None, whole: bool = True, n_bytes: int | None = None
+) -> Header:
     """Read and check a container's header.
 
     Parameters
@@ -143,6 +159,9 @@ def parse(raw: Bytes, *, limit: int | None = None, whole: bool = True) -> Header
         frames are not looked at, which is left to `Part.check`.
     limit
         The most decoded bytes to accept.
+    n_bytes
+        Of the container, if it is elsewhere and `raw` has only the first `prefix_bytes`. Its
+        frames are not looked at then, either.
 
     Raises
     ------
@@ -173,11 +192,12 @@ def parse(raw: Bytes, *, limit: int | None = None, whole: bool = True) -> Header
     if start > encoded:
         message = f"header of {start} bytes is longer than the frame of {encoded}"
         raise CorruptionError(message)
-    if raw.size < (encoded if whole else start):
-        message = f"frame ends after {raw.size} of {encoded} bytes"
+    given = raw.size if n_bytes is None else n_bytes
+    if given < (encoded if whole else start):
+        message = f"frame ends after {given} of {encoded} bytes"
         raise TruncatedError(message)
-    if whole and raw.size != encoded:
-        message = f"frame has {encoded} bytes, but {raw.size} were given"
+    if whole and given != encoded:
+        message = f"frame has {encoded} bytes, but {given} were given"
         raise CorruptionError(message)
     computed = frames.table_hash(raw[:start])
     if digest != computed:
@@ -207,7 +227,7 @@ def parse(raw: Bytes, *, limit: int | None = None, whole: bool = True) -> Header
         message = f"a frame of {config.format} has {len(expected)} parts, the header says {n_parts}"
         raise CorruptionError(message)
     parts = _locate(raw, expected, len(shape), encoded)
-    if whole:
+    if whole and n_bytes is None:
         for part in parts:
             part.check(raw[part.start : part.stop])
     tensor_scale = numbers[10]
@@ -302,6 +322,6 @@ def _part_entry(n_dims: int, i: int) -> int:
     return spec.HEADER_BYTES + 8 * n_dims + i * _PART.size
 
 
-def _hash_field(part: Bytes) -> int:
+def hash_field(part: Bytes) -> int:
     """The hash in a plain frame's header."""
     return int.from_bytes(part[HASH_OFFSET : HASH_OFFSET + 8].tobytes(), "little")
