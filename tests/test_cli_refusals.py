@@ -17,6 +17,7 @@ from cli_cases import contents_of, every_tensor, fails, only, random_tensor, run
 
 import gpucodec
 from gpucodec.cli import output, stores
+from gpucodec.cli.errors import CommandError
 from gpucodec.errors import UnsupportedError
 from gpucodec.tensorfiles import numpyfiles, safetensors
 
@@ -194,7 +195,7 @@ def test_a_pickle_codec_is_never_run(tmp_path):
                 inner = {"name": "any-numcodecs.bytes-bytes", "configuration": {"id": "pickle"}}
                 return {"codecs": ({"name": "bytes"}, inner), "attributes": {"id": "pickle"}}
 
-    with pytest.raises(UnsupportedError, match="pickle"):
+    with pytest.raises(CommandError, match="pickle"):
         stores._refuse_pickles(Array)
 
 

@@ -124,6 +124,8 @@ def _write(file: Any, tensor: Tensor) -> None:
 
 
 def _refusal(path: Path, error: Exception) -> GpucodecError:
+    if isinstance(error, GpucodecError):  # which is a ValueError too
+        return error
     if "allow_pickle" in str(error) or "Python objects" in str(error):
         return UnsupportedError(f"{path} holds a pickle, which is never loaded")
     return CorruptionError(f"{path}: {error}")
