@@ -18,10 +18,11 @@ import ml_dtypes
 import numpy as np
 import zarr
 
-from .cli import check, files, safetensors, stores, survey
+from .cli import check, files, stores, survey
 from .cli.console import rate, ready, say, survey as show
 from .cli.errors import DamagedError
-from .cli.tensors import Array, Contents, Tensor
+from .tensorfiles import safetensors
+from .tensorfiles.tensors import Array, Contents, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ import numpy as np
 from click.testing import CliRunner
 
 from gpucodec.cli import main
-from gpucodec.cli.tensors import Contents, Tensor
+from gpucodec.tensorfiles.tensors import Contents, Tensor
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 DTYPES = (

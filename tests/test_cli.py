@@ -25,8 +25,9 @@ from cli_cases import (
 from gpucodec.checkpoint import grid
 from gpucodec.checkpoint.grid import chunk_shape
 from gpucodec.checkpoint.names import array_paths
-from gpucodec.cli import peers, safetensors
-from gpucodec.cli.tensors import regions
+from gpucodec.cli import peers
+from gpucodec.tensorfiles import safetensors
+from gpucodec.tensorfiles.tensors import regions
 
 
 @pytest.fixture

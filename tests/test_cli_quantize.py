@@ -11,7 +11,7 @@ import zarr
 from cli_cases import contents_of, fails, only, run, same
 
 from gpucodec import QuantizeConfig, dequantize, encode_quantized, quantize
-from gpucodec.cli import safetensors
+from gpucodec.tensorfiles import safetensors
 
 
 @pytest.fixture

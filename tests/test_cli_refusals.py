@@ -16,8 +16,10 @@ import zarr
 from cli_cases import contents_of, every_tensor, fails, only, random_tensor, run
 
 import gpucodec
-from gpucodec.cli import numpyfiles, output, safetensors, stores
+from gpucodec.cli import output, stores
 from gpucodec.cli.errors import CommandError
+from gpucodec.errors import UnsupportedError
+from gpucodec.tensorfiles import numpyfiles, safetensors
 
 
 @pytest.fixture
@@ -260,5 +262,5 @@ def test_the_command_itself(tmp_path, checkpoint):
 
 def test_npy_cannot_hold_what_numpy_does_not_name(tmp_path):
     array = random_tensor("bfloat16", (3,))
-    with pytest.raises(CommandError, match="bfloat16"):
+    with pytest.raises(UnsupportedError, match="bfloat16"):
         numpyfiles.write_npy(tmp_path / "x.npy", contents_of({"a": array}))

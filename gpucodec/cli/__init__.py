@@ -185,12 +185,13 @@ def decompress(src: Path, dst: Path, *, force: bool) -> None:
 
     Tensors that were stored with --quantize come back as they were rounded. The name of DST says which kind: .safetensors, .pt .pth .bin, .npy or .npz.
     """
-    from . import files, output, stores
+    from .. import tensorfiles
+    from . import output, stores
     from .console import progress, ready
 
     ready()
     started = time.perf_counter()
-    write = files.writer(dst)
+    write = tensorfiles.writer(dst.suffix)
     opened = stores.open_store(src)
     contents = stores.read(opened)
     with (
@@ -235,10 +236,11 @@ def _copy(src: Path, dst: Path, codec: str, profile: str, *, force: bool) -> Non
 @click.argument("path", type=PATH)
 def inspect(path: Path) -> None:
     """Show what is in a store, a frame or a file: types, shapes, coders, ratios."""
+    from ..tensorfiles import is_readable
     from . import files, stores, survey
     from .console import survey as show
 
-    if files.is_readable(path):
+    if is_readable(path):
         show(survey.of_file(files.read(path)))
     elif path.is_file() and path.suffix != ".zip":
         show([survey.of_frame(path)])

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec import verify
 from ..kernels import spec
+from ..tensorfiles.tensors import as_bytes, is_url
 from .errors import CommandError, DamagedError
-from .tensors import as_bytes, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .tensors import Contents
+    from ..tensorfiles.tensors import Contents
 
 
 def is_file(path: str) -> bool:

@@ -5,17 +5,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import click
 
 from .errors import CommandError, DamagedError
 
-if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
-    from .tensors import Contents, Tensor
-
-SHARD_BYTES: Final = 5_000_000_000  # of a Hugging Face directory, as transformers writes it
+SHARD_BYTES: Final = 5_000_000_000  # `convert.SHARD_BYTES`, which is slow to import
 POLICIES: Final = ("lossless", "resume", "archive")
 
 
@@ -36,33 +32,16 @@ def import_(src: Path, url: str, policy: str) -> None:
 
     SRC is a .safetensors or torch file, a Hugging Face directory or its index, .npz or .npy.
     """
-    from ..checkpoint import manifest as manifests
-    from ..checkpoint.save import Job, commit, previous
-    from ..checkpoint.storage import connect
-    from . import files, torchfiles
+    from .. import tensorfiles
+    from ..checkpoint import convert
     from .console import progress, ready, say, size
 
     ready()
-    source = _index_of(src)
-    contents = files.read(source)
-    metadata: dict[str, Any] = {}
-    if contents.kind == "torch":
-        state = torchfiles.load(source)
-    elif contents.kind == "zarr":
-        raise CommandError(f"{src} is a store, not a file: gpucodec copy copies stores")
-    else:
-        state = {tensor.name: tensor.open() for tensor in contents.tensors}
-        metadata = {contents.kind: contents.extra.get("metadata")} if contents.extra else {}
-    with progress(f"import {src.name}", contents.nbytes) as done:
-        storage = connect(url)
-        before = previous(storage, manifests.NAME)
-        job = Job(storage, state, policy, metadata=metadata, progress=done)
-        if contents.kind == "safetensors":  # are read without torch, and belong to it
-            job.libraries = dict.fromkeys(job.libraries, "torch")
-        info = commit(job, manifests.NAME, before)
-    say(
-        f"{src} {size(contents.nbytes)} -> {url} {size(info.encoded_bytes)}, ratio {info.ratio:.3f}"
-    )
+    source = convert.index_of(src)
+    n_bytes = tensorfiles.read(source).nbytes
+    with progress(f"import {src.name}", n_bytes) as done:
+        info = convert.import_file(source, url, policy, progress=done)
+    say(f"{src} {size(n_bytes)} -> {url} {size(info.encoded_bytes)}, ratio {info.ratio:.3f}")
 
 
 @checkpoint.command()
@@ -75,35 +54,22 @@ def import_(src: Path, url: str, policy: str) -> None:
 def export(url: str, dst: Path, *, force: bool, shard_bytes: int) -> None:
     """Write the checkpoint at URL as DST.
 
-    DST ends in .safetensors, .npz or .npy (tensors alone), in .pt, .pth, .bin or .ckpt (all of it,
-    nested as it was), or has no ending: then it becomes a Hugging Face directory.
+    DST ends in .safetensors, .npz or .npy (tensors alone), in .gguf (weights alone), in .pt, .pth, .bin
+    or .ckpt (all of it, nested as it was), or in nothing: then it becomes a Hugging Face directory.
     """
-    from ..checkpoint.view import open_checkpoint
-    from . import files, output, safetensors
+    from ..checkpoint import convert, open as open_checkpoint
+    from . import output
     from .console import progress, ready, say, size
-    from .tensors import Contents
 
     ready()
     started = time.perf_counter()
     opened = open_checkpoint(url)
-    tensors = [_tensor(opened, name) for name in opened]
-    metadata = opened.metadata.get("safetensors")
-    extra = {} if metadata is None else {"metadata": metadata}
-    contents = Contents("safetensors", tensors, extra)
+    contents = convert.contents_of(opened)
     with (
         output.replacing(dst, force=force) as partial,
         progress(f"export {dst.name}", contents.nbytes) as done,
     ):
-        if not dst.suffix:
-            _write_directory(partial, contents.watched(done), shard_bytes)
-        elif dst.suffix in {".pt", ".pth", ".bin", ".ckpt"}:
-            from ..checkpoint.leaves import torch_module
-
-            torch_module().save(opened.load(progress=done), partial)
-        elif dst.suffix == ".safetensors":
-            safetensors.write(partial, contents.watched(done))
-        else:
-            files.writer(dst)(partial, contents.watched(done))
+        convert.write_file(opened, partial, dst.suffix, shard_bytes, done)
     seconds = time.perf_counter() - started
     say(f"{url} -> {dst} {size(contents.nbytes)}, {seconds:.1f} s")
 
@@ -160,63 +126,3 @@ def compact(url: str) -> None:
 
     info = rewrite(url)
     say(f"{url}: {info.n_tensors} tensors in full, {size(info.encoded_bytes)}")
-
-
-def _index_of(src: Path) -> Path:
-    """The file to read of a Hugging Face directory."""
-    if not src.is_dir():
-        return src
-    for pattern in ("*.safetensors.index.json", "*.safetensors"):
-        found = sorted(src.glob(pattern))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise CommandError(f"{src} has {len(found)} files {pattern}: name one of them")
-    raise CommandError(f"{src} has no .safetensors files")
-
-
-class _Lazy:
-    """What of a tensor is indexed is read."""
-
-    def __init__(self, opened: Checkpoint, name: str) -> None:
-        self.lazy = opened[name]
-
-    def __getitem__(self, rows: Any) -> Any:
-        return self.lazy.numpy(rows if self.lazy.shape else ...)
-
-
-def _tensor(opened: Checkpoint, name: str) -> Tensor:
-    from ..dtypes import BY_NAME
-    from .tensors import Tensor
-
-    lazy = opened[name]
-    chunks = opened.manifest.arrays[opened.manifest.tensors[name].array].chunks
-    step = chunks[0] if chunks else 1
-    dtype = BY_NAME[lazy.dtype].numpy
-    return Tensor(name, dtype, lazy.shape, lambda: _Lazy(opened, name), step)
-
-
-def _write_directory(folder: Path, contents: Contents, shard_bytes: int) -> None:
-    """Files of at most `shard_bytes` (but one tensor at least), and their index."""
-    import json
-    from dataclasses import replace
-
-    from . import safetensors
-
-    shards: list[list[Tensor]] = [[]]
-    for tensor in contents.tensors:
-        if shards[-1] and sum(t.nbytes for t in shards[-1]) + tensor.nbytes > shard_bytes:
-            shards.append([])
-        shards[-1].append(tensor)
-    folder.mkdir()
-    places: dict[str, str] = {}
-    for number, tensors in enumerate(shards, 1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        if len(shards) == 1:
-            name = "model.safetensors"
-        safetensors.write(folder / name, replace(contents, tensors=tensors))
-        places |= {tensor.name: name for tensor in tensors}
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": contents.nbytes}, "weight_map": places}
-        text = json.dumps(index, indent=2)
-        (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")

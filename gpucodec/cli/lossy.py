@@ -13,7 +13,7 @@ from ..quant.tensor import is_float
 from .errors import CommandError
 
 if TYPE_CHECKING:
-    from .tensors import Contents, Tensor
+    from ..tensorfiles.tensors import Contents, Tensor
 
 _OPTIMIZER_STATE = {*SECOND_MOMENTS, "exp_avg"}
 

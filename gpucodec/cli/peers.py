@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .tensors import Array
+    from ..tensorfiles.tensors import Array
 
 ZIPNN_TYPES: Final = ("bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2")
 BLOSC_LEVEL: Final = 5  # its own default

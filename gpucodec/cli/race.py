@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from ..tensorfiles.tensors import as_bytes
 from . import files, peers
 from .console import rate, ready, say, size, table
 from .errors import CommandError
-from .tensors import as_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .tensors import Array, Contents
+    from ..tensorfiles.tensors import Array, Contents
 
 PIECE_BYTES: Final = 4 << 20
 ROUNDS: Final = 3

@@ -16,19 +16,19 @@ from zarr.buffer import default_buffer_prototype
 
 from ..checkpoint.grid import chunk_shape
 from ..checkpoint.names import array_paths
+from ..tensorfiles.tensors import Contents, Tensor, is_url
 from ..views import carrier
 from ..zarr import QuantizeCodec, TensorCodec, enable
 from ..zarr._compat import sync
 from . import layout, lossy
 from .errors import CommandError, DamagedError
 from .output import interrupts_held
-from .tensors import Contents, Tensor, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..quant import QuantizeConfig
-    from .tensors import Array
+    from ..tensorfiles.tensors import Array
 
 CODECS = ("gpucodec", "zstd", "blosc", "gzip", "none")
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ..tensorfiles.tensors import Contents
     from .stores import Store
-    from .tensors import Contents
 
 PREFIX_BYTES = 1 << 16  # most tables are smaller, so that one read is enough
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
+from ..tensorfiles.tensors import regions
 from ..zarr import enable
 from .output import interrupts_held
 from .stores import arguments_for, tensor
-from .tensors import regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

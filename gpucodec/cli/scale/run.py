@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...tensorfiles.tensors import is_url
 from ..console import progress
 from ..errors import CommandError
 from ..stores import open_store
-from ..tensors import is_url
 from . import units as work
 from .counted import counting
 from .journal import Journal

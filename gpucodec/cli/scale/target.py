@@ -14,9 +14,9 @@ from zarr.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from ...checkpoint.storage import connect
+from ...tensorfiles.tensors import is_url
 from ...zarr import enable
 from ...zarr._compat import sync
-from ..tensors import is_url
 from ..transcode import create
 from .counted import counting
 

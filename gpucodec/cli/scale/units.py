@@ -14,9 +14,9 @@ import numpy as np
 from zarr.storage import LocalStore
 
 from ...durable import sync
+from ...tensorfiles.tensors import as_bytes, regions
 from ..errors import DamagedError
 from ..stores import chunk_key
-from ..tensors import as_bytes, regions
 from .counted import Counted
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import zarr
 
-    from ..tensors import Array
+    from ...tensorfiles.tensors import Array
 
 UNIT_BYTES: Final = 64 << 20  # decoded; a chunk or shard that is larger is a unit alone
 HELD: Final = 4  # times the decoded bytes is the most memory that a unit takes

@@ -9,8 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ..dtypes import from_numpy
-from ..errors import UnsupportedError
-from .errors import CommandError, DamagedError
+from ..errors import CorruptionError, GpucodecError, UnsupportedError
 from .tensors import Array, Contents, Tensor, as_bytes
 
 if TYPE_CHECKING:
@@ -24,9 +23,9 @@ def read_npy(path: Path) -> Contents:
 
     Raises
     ------
-    DamagedError
+    CorruptionError
         Not a .npy file, or shorter than its header says.
-    CommandError
+    UnsupportedError
         An object array, or a data type that the format does not have.
 
     """
@@ -57,12 +56,12 @@ def write_npy(path: Path, contents: Contents) -> None:
 
     Raises
     ------
-    CommandError
+    UnsupportedError
         More or fewer than one tensor, or a data type that .npy cannot hold.
 
     """
     if len(contents.tensors) != 1:
-        raise CommandError(
+        raise UnsupportedError(
             f".npy holds one tensor, there are {len(contents.tensors)}: use .npz or .safetensors"
         )
     with path.open("wb") as file:
@@ -70,7 +69,7 @@ def write_npy(path: Path, contents: Contents) -> None:
 
 
 def write_npz(path: Path, contents: Contents) -> None:
-    """Write all tensors, stored without compression as `numpy.savez` does. Raises CommandError."""
+    """Write all tensors, stored without compression as `numpy.savez` does. Raises UnsupportedError."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for tensor in contents.tensors:
             with archive.open(f"{tensor.name}.npy", "w", force_zip64=True) as file:
@@ -79,11 +78,13 @@ def write_npz(path: Path, contents: Contents) -> None:
 
 def _tensor(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], opener: Any) -> Tensor:
     if dtype.hasobject:
-        raise CommandError(f"{name} is an object array: it holds a pickle, which is never loaded")
+        raise UnsupportedError(
+            f"{name} is an object array: it holds a pickle, which is never loaded"
+        )
     try:
         native = from_numpy(dtype).numpy
     except UnsupportedError as error:
-        raise CommandError(f"{name}: {error}") from error
+        raise UnsupportedError(f"{name}: {error}") from error
     return Tensor(name, native, shape, opener)
 
 
@@ -109,7 +110,7 @@ def _npy_header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 def _write(file: Any, tensor: Tensor) -> None:
     if np.dtype(tensor.dtype.str) != tensor.dtype:  # such as bfloat16, which it would call "V2"
-        raise CommandError(
+        raise UnsupportedError(
             f".npy cannot hold {tensor.dtype} of {tensor.name}: use .safetensors or .pt"
         )
     header = {
@@ -122,7 +123,9 @@ def _write(file: Any, tensor: Tensor) -> None:
         file.write(as_bytes(piece).data)
 
 
-def _refusal(path: Path, error: Exception) -> CommandError:
+def _refusal(path: Path, error: Exception) -> GpucodecError:
+    if isinstance(error, GpucodecError):  # which is a ValueError too
+        return error
     if "allow_pickle" in str(error) or "Python objects" in str(error):
-        return CommandError(f"{path} holds a pickle, which is never loaded")
-    return DamagedError(f"{path}: {error}")
+        return UnsupportedError(f"{path} holds a pickle, which is never loaded")
+    return CorruptionError(f"{path}: {error}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..dtypes import BY_NAME
-from .errors import CommandError, DamagedError
+from ..errors import CorruptionError, UnsupportedError
 from .tensors import Array, Contents, Tensor, as_bytes
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def read(path: Path) -> Contents:
 
     Raises
     ------
-    DamagedError
+    CorruptionError
         The file contradicts the format: sizes, offsets, holes, duplicate names.
-    CommandError
+    UnsupportedError
         A data type that has no NumPy counterpart.
 
     """
@@ -63,7 +63,7 @@ def read(path: Path) -> Contents:
         file.seek(0)
         header_bytes = int.from_bytes(file.read(8), "little")
         if size < 8 or header_bytes > min(size - 8, MAX_HEADER_BYTES):
-            raise DamagedError(f"{path}: {size} bytes cannot hold a header of {header_bytes}")
+            raise CorruptionError(f"{path}: {size} bytes cannot hold a header of {header_bytes}")
         header = _json(path, file.read(header_bytes))
     metadata = header.pop("__metadata__", None)
     start, end = 8 + header_bytes, size
@@ -74,14 +74,14 @@ def read(path: Path) -> Contents:
         dtype, shape = _type(path, name, entry)
         n_bytes = prod(shape) * dtype.itemsize
         if begin != at or stop - begin != n_bytes:
-            raise DamagedError(
+            raise CorruptionError(
                 f"{path}: {name} is {shape} of {dtype}, {n_bytes} bytes that should start at "
                 f"{at}, but its offsets are {begin} and {stop}"
             )
         at = stop
         tensors.append(Tensor(name, dtype, shape, _opener(path, start + begin, dtype, shape)))
     if start + at != end:
-        raise DamagedError(f"{path}: tensors end at {start + at}, the file at {end}")
+        raise CorruptionError(f"{path}: tensors end at {start + at}, the file at {end}")
     return Contents("safetensors", tensors, {} if metadata is None else {"metadata": metadata})
 
 
@@ -90,24 +90,24 @@ def read_index(path: Path) -> Contents:
 
     Raises
     ------
-    DamagedError
+    CorruptionError
         Not such an index, or a tensor is not in the file that the index names.
-    CommandError
+    UnsupportedError
         As `read`; or a file is missing, or not beside the index.
 
     """
     index = _json(path, path.read_bytes())
     places = index.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
-        raise DamagedError(f"{path} has no weight_map")
+        raise CorruptionError(f"{path} has no weight_map")
     found: dict[str, Tensor] = {}
     for name in dict.fromkeys(places.values()):
         if name != PurePath(name).name or not (path.parent / name).is_file():
-            raise CommandError(f"{path} names {name}, which is no file beside it")
+            raise UnsupportedError(f"{path} names {name}, which is no file beside it")
         found |= {tensor.name: tensor for tensor in read(path.parent / name).tensors}
     missing = sorted(places.keys() - found.keys())
     if missing:
-        raise DamagedError(f"{path}: {missing[0]} is not in {places[missing[0]]}")
+        raise CorruptionError(f"{path}: {missing[0]} is not in {places[missing[0]]}")
     return Contents("safetensors", [found[name] for name in places])
 
 
@@ -116,7 +116,7 @@ def write(path: Path, contents: Contents) -> None:
 
     Raises
     ------
-    CommandError
+    UnsupportedError
         A data type that the format has no name for.
 
     """
@@ -126,7 +126,7 @@ def write(path: Path, contents: Contents) -> None:
     at = 0
     for tensor in contents.tensors:
         if tensor.dtype.name not in _LABELS:
-            raise CommandError(f"safetensors has no type {tensor.dtype} for {tensor.name}")
+            raise UnsupportedError(f"safetensors has no type {tensor.dtype} for {tensor.name}")
         header[tensor.name] = {
             "dtype": _LABELS[tensor.dtype.name],
             "shape": list(tensor.shape),
@@ -151,9 +151,9 @@ def _json(path: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: not the JSON of safetensors: {error}") from error
+        raise CorruptionError(f"{path}: not the JSON of safetensors: {error}") from error
     if not isinstance(header, dict):
-        raise DamagedError(f"{path}: its JSON is {type(header).__name__}, not an object")
+        raise CorruptionError(f"{path}: its JSON is {type(header).__name__}, not an object")
     return header
 
 
@@ -161,15 +161,15 @@ def _offsets(path: Path, name: str, entry: Any) -> tuple[int, int]:
     match entry:
         case {"data_offsets": [int(begin), int(stop)]}:
             return begin, stop
-    raise DamagedError(f"{path}: {name} has no data_offsets")
+    raise CorruptionError(f"{path}: {name} has no data_offsets")
 
 
 def _type(path: Path, name: str, entry: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
     label, shape = entry.get("dtype"), entry.get("shape")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise DamagedError(f"{path}: {name} has shape {shape}")
+        raise CorruptionError(f"{path}: {name} has shape {shape}")
     if label not in NAMES:
-        raise CommandError(f"{path}: {name} has type {label}, which gpucodec does not encode")
+        raise UnsupportedError(f"{path}: {name} has type {label}, which gpucodec does not encode")
     return BY_NAME[NAMES[label]].numpy, tuple(shape)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..buffers import elements
 from ..dtypes import BY_NAME
-from .errors import CommandError, DamagedError
+from ..errors import CorruptionError, UnsupportedError
 from .tensors import Array, Contents, Tensor
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _torch(path: Path) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise CommandError(
+        raise UnsupportedError(
             f"{path}: this kind of file needs PyTorch: pip install 'gpucodec[torch]'"
         ) from error
     return torch
@@ -39,10 +39,10 @@ def read(path: Path) -> Contents:
 
     Raises
     ------
-    CommandError
+    UnsupportedError
         PyTorch is missing, or the file holds what is neither a strided tensor, a plain value nor
         a dict, list or tuple of them.
-    DamagedError
+    CorruptionError
         Not a file of ``torch.save``.
 
     """
@@ -52,7 +52,7 @@ def read(path: Path) -> Contents:
     try:
         tree = _flatten(torch, loaded, "", tensors)
     except RecursionError as error:
-        raise CommandError(f"{path} is nested too deeply, or holds itself") from error
+        raise UnsupportedError(f"{path} is nested too deeply, or holds itself") from error
     return Contents("torch", list(tensors.values()), {"tree": tree})
 
 
@@ -61,9 +61,9 @@ def write(path: Path, contents: Contents) -> None:
 
     Raises
     ------
-    CommandError
+    UnsupportedError
         PyTorch is missing or has no such data type.
-    DamagedError
+    CorruptionError
         The stored structure does not fit the tensors.
 
     """
@@ -85,14 +85,16 @@ def _load(torch: Any, path: Path) -> Any:
         start = file.read(4)
     is_zip = start == b"PK\x03\x04"  # the format before PyTorch 1.6 cannot be mapped
     if not is_zip and start[:1] != b"\x80":
-        raise DamagedError(f"{path}: not a file of torch.save")
+        raise CorruptionError(f"{path}: not a file of torch.save")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch raises its own, pickle's and zipfile's
         if "weights_only" in str(error):
-            raise CommandError(f"{path} holds more than weights, so it is not loaded") from error
+            raise UnsupportedError(
+                f"{path} holds more than weights, so it is not loaded"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedError(f"{path}: {reason}") from error
+        raise CorruptionError(f"{path}: {reason}") from error
 
 
 def _flatten(torch: Any, node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -112,7 +114,7 @@ def _flatten(torch: Any, node: Any, name: str, tensors: dict[str, Tensor]) -> An
             tag = "ordered" if isinstance(node, OrderedDict) else "dict"
             for key in node:
                 if type(key) not in {str, int}:
-                    raise CommandError(
+                    raise UnsupportedError(
                         f"{name or 'the file'} has a key {key!r}, neither str nor int"
                     )
             items = [[k, _flatten(torch, v, _join(name, k), tensors)] for k, v in node.items()]
@@ -120,7 +122,7 @@ def _flatten(torch: Any, node: Any, name: str, tensors: dict[str, Tensor]) -> An
         case list() | tuple() if type(node) in {list, tuple}:
             items = [_flatten(torch, v, _join(name, i), tensors) for i, v in enumerate(node)]
             return {type(node).__name__: items}
-    raise CommandError(f"{name or 'the file'} is {type(node).__name__}, which is not kept")
+    raise UnsupportedError(f"{name or 'the file'} is {type(node).__name__}, which is not kept")
 
 
 def _join(name: str, key: Any) -> str:
@@ -143,15 +145,17 @@ def _nest(node: Any, tensors: dict[str, Any]) -> Any:
             return [_nest(value, tensors) for value in items]
         case {"tuple": list(items)}:
             return tuple(_nest(value, tensors) for value in items)
-    raise DamagedError(f"the stored structure of the file is not valid at {str(node)[:80]}")
+    raise CorruptionError(f"the stored structure of the file is not valid at {str(node)[:80]}")
 
 
 def _wrap(torch: Any, name: str, tensor: Any) -> Tensor:
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise CommandError(f"{name} is no plain tensor (layout {tensor.layout}, {tensor.dtype})")
+        raise UnsupportedError(
+            f"{name} is no plain tensor (layout {tensor.layout}, {tensor.dtype})"
+        )
     label = str(tensor.dtype).removeprefix("torch.")
     if label not in BY_NAME:
-        raise CommandError(f"{name} has type {tensor.dtype}, which gpucodec does not encode")
+        raise UnsupportedError(f"{name} has type {tensor.dtype}, which gpucodec does not encode")
     dtype, shape = BY_NAME[label].numpy, tuple(tensor.shape)
 
     def view() -> Array:
@@ -163,7 +167,7 @@ def _wrap(torch: Any, name: str, tensor: Any) -> Tensor:
 def _tensor(torch: Any, tensor: Tensor) -> Any:
     dtype = getattr(torch, tensor.dtype.name, None)
     if dtype is None:
-        raise CommandError(f"PyTorch has no type {tensor.dtype} for {tensor.name}")
+        raise UnsupportedError(f"PyTorch has no type {tensor.dtype} for {tensor.name}")
     array = tensor.read()
     flat = torch.from_numpy(array.reshape(-1).view(np.uint8))
     return flat.view(dtype).reshape(tensor.shape)
