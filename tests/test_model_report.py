@@ -39,7 +39,8 @@ def exported(tmp_path_factory):
 
 
 def test_the_worked_example_holds():
-    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/model.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/model.md").read_text(), re.DOTALL)
+    [example] = [block for block in blocks if "lz77" in block]
     assert example.count("assert") == 9
     exec(example, {})
 
