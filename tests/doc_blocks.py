@@ -32,6 +32,14 @@ model(batch).backward()
 optimizer.step()
 """
 
+PACKAGES = {
+    "docs/checkpoints.md": ("sklearn", "lightning"),
+    "docs/filesystem.md": ("pandas", "pyarrow", "distributed"),
+    "docs/model.md": ("matplotlib", "onnxruntime"),
+    "docs/quantize.md": ("torchao", "bitsandbytes", "gguf"),
+}
+"""What the blocks of a page import, of that which `gpucodec[test,torch]` does not bring."""
+
 BEFORE = {
     ("README.md", "stream_activations"): MODEL,
     ("README.md", "gpucodec compress"): """

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import fsspec.config
 import pytest
-from doc_blocks import BEFORE, ELSEWHERE, NOT_RUN, NOT_RUN_COMMANDS, REPLACED
+import zarr
+from doc_blocks import BEFORE, ELSEWHERE, NOT_RUN, NOT_RUN_COMMANDS, PACKAGES, REPLACED
 from sybil.document import Document
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
@@ -92,10 +93,19 @@ def bucket(s3_options, monkeypatch):
     fs.rm("bucket", recursive=True)
 
 
+@pytest.fixture
+def configuration():
+    """Blocks may configure zarr, for themselves."""
+    key = "codec_pipeline.path"
+    with zarr.config.set({key: zarr.config.get(key)}):
+        yield
+
+
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.usefixtures("bucket")
+@pytest.mark.usefixtures("bucket", "configuration")
 def test_every_block_runs(page, tmp_path, monkeypatch):
-    pytest.importorskip("torch")
+    for package in ("torch", *PACKAGES.get(page, ())):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scratch").mkdir()
     document, found = blocks(page, tmp_path)

@@ -27,7 +27,8 @@ def url(request, tmp_path, monkeypatch):
         monkeypatch.setitem(fsspec.config.conf, "s3", request.getfixturevalue("s3_options"))
         yield f"s3://{BUCKET}/programs"
         fs = fsspec.filesystem("s3")
-        fs.rm(f"{BUCKET}/programs", recursive=True)
+        if fs.exists(f"{BUCKET}/programs"):  # not after a test that was skipped
+            fs.rm(f"{BUCKET}/programs", recursive=True)
 
 
 def stored(url: str) -> int:
