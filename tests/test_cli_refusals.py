@@ -220,7 +220,9 @@ def test_failure_while_writing_leaves_nothing(tmp_path, checkpoint, monkeypatch)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_nothing(tmp_path, number):
     source = tmp_path / "big.npy"
-    array = np.lib.format.open_memmap(source, "w+", np.float32, (96 << 20,))
+    array = np.lib.format.open_memmap(
+        source, "w+", np.float32, (256 << 20,)
+    )  # holes, which take time to read, but no space
     del array
     command = [
         sys.executable,
