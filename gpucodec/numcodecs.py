@@ -26,13 +26,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from .config import Config
 
-
-class _Frames(Codec):  # type: ignore[misc] # numcodecs is not typed
+class Frames(Codec):  # type: ignore[misc] # numcodecs is not typed
     """A codec whose encoded form is a frame."""
 
-    _config: Config
+    _config: Any
+    _decode: ClassVar[Any] = staticmethod(gpucodec.decode)
 
     def get_config(self) -> dict[str, Any]:
         """The id and the parameters that differ from their defaults, as JSON."""
@@ -66,12 +65,12 @@ class _Frames(Codec):  # type: ignore[misc] # numcodecs is not typed
 
         """
         if out is None:
-            return gpucodec.decode(_bytes(buf))
-        gpucodec.decode(_bytes(buf), out=flat(out))
+            return self._decode(_bytes(buf))
+        self._decode(_bytes(buf), out=flat(out))
         return out
 
 
-class Tensor(_Frames):
+class Tensor(Frames):
     """Lossless coding of tensors; see `gpucodec.TensorConfig`.
 
     Encoding keeps the data type, so hand over the typed array, not its bytes. As everywhere in
@@ -140,7 +139,7 @@ class Tensor(_Frames):
         return gpucodec.max_encoded_size((n_words,), words, self._config)
 
 
-class LZ(_Frames):
+class LZ(Frames):
     """Lossless coding of anything with repetitions, as bytes; see `gpucodec.LZConfig`.
 
     As with numcodecs' other compressors, what comes back are bytes, in the order in which the memory

@@ -6,11 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numcodecs.abc import Codec
 from numcodecs.compat import ensure_ndarray_like
 
 from ..buffers import is_on_gpu
-from ..numcodecs import flat
+from ..numcodecs import Frames
 from .codec import decode_quantized, encode_quantized
 from .config import QuantizeConfig
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-class Quantize(Codec):  # type: ignore[misc] # numcodecs is not typed
+class Quantize(Frames):
     """Blockwise quantization, entropy-coded; see `gpucodec.QuantizeConfig`.
 
     As everywhere in numcodecs, memory is encoded in the order in which it lies: an array in
@@ -36,20 +35,17 @@ class Quantize(Codec):  # type: ignore[misc] # numcodecs is not typed
     """
 
     codec_id: ClassVar[str] = "gpucodec.quantize"
+    _config: QuantizeConfig
+    _decode: ClassVar[Any] = staticmethod(decode_quantized)
 
     def __init__(self, format: str, block_size: int | None = None, **parameters: Any) -> None:  # noqa: A002 - the parameter's name in every binding
         given = {"format": format, "block_size": block_size, **parameters}
         self._config = QuantizeConfig.from_json(given)
 
-    def get_config(self) -> dict[str, Any]:
-        """The id and the parameters that differ from their defaults, as JSON."""
-        return {"id": self.codec_id, **self._config.to_json()}
-
-    def __hash__(self) -> int:
-        return hash((self.codec_id, self._config))
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Quantize) and self._config == other._config
+
+    __hash__ = Frames.__hash__  # which a class loses that says what is equal
 
     def __repr__(self) -> str:
         return f"Quantize({', '.join(f'{k}={v!r}' for k, v in self._config.to_json().items())})"
@@ -71,31 +67,3 @@ class Quantize(Codec):  # type: ignore[misc] # numcodecs is not typed
         if array.flags.f_contiguous and not array.flags.c_contiguous:
             array = array.T
         return encode_quantized(array, self._config)
-
-    def decode(self, buf: Any, out: Any = None) -> Any:
-        """Decode and dequantize a frame.
-
-        Parameters
-        ----------
-        buf
-            The frame: any buffer.
-        out
-            Contiguous writable buffer or array with exactly the decoded number of bytes.
-
-        Returns
-        -------
-        `out`, or else an array of the frame's data type and shape.
-
-        Raises
-        ------
-        GpucodecError
-            The frame is damaged, truncated, or not one.
-        ValueError
-            `out` has another size, or is not contiguous.
-
-        """
-        frame = flat(buf).view(np.uint8)
-        if out is None:
-            return decode_quantized(frame)
-        decode_quantized(frame, out=flat(out))
-        return out
