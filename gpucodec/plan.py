@@ -15,6 +15,8 @@ import numpy as np
 from .kernels import spec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .buffers import Bytes
     from .dtypes import DType
 
@@ -97,24 +99,33 @@ def may_repeat(words: Bytes, dtype: DType) -> bool:
     Looks for short runs of words that occur twice in one of a few windows. Floats are left to
     the kernels' own look: they may have one value nearly everywhere, or nothing to find.
     """
-    row = dtype.spec
     if is_float(dtype):
         return True
-    whole = words.view(unsigned(dtype))
-    length = spec.LZ_PROBE_WORDS
-    if whole.size < length:
-        return False
-    run = spec.LZ_PROBE_RUN if row.word_bytes > 1 else spec.LZ_PROBE_RUN_OF_BYTES
-    n_windows = min(spec.LZ_PROBES, 1 + (words.size >> spec.LZ_PROBE_DISTANCE_LOG))
+    whole, length = words.view(unsigned(dtype)), spec.LZ_PROBE_WORDS
+    return repeats([whole[i : i + length] for i in repeat_windows(whole.size, dtype)], dtype)
+
+
+def repeat_windows(n_words: int, dtype: DType) -> list[int]:
+    """Where the windows of `LZ_PROBE_WORDS` words start in which runs are looked for."""
+    left = n_words - spec.LZ_PROBE_WORDS
+    if left < 0:
+        return []
+    n_bytes = n_words * dtype.spec.word_bytes
+    n_windows = min(spec.LZ_PROBES, 1 + (n_bytes >> spec.LZ_PROBE_DISTANCE_LOG))
+    return [left * (k + 1) // (n_windows + 1) for k in range(n_windows)]
+
+
+def repeats(windows: Sequence[np.ndarray[Any, Any]], dtype: DType) -> bool:
+    """Whether runs of words occur twice often enough in one of these windows (uint)."""
+    run = spec.LZ_PROBE_RUN if dtype.spec.word_bytes > 1 else spec.LZ_PROBE_RUN_OF_BYTES
     found = 0
-    for k in range(n_windows):
-        start = (whole.size - length) * (k + 1) // (n_windows + 1)
-        window = whole[start : start + length].astype(np.uint64)
-        keys = window[: length - run + 1].copy()
+    for words in windows:
+        window = words.astype(np.uint64)
+        keys = window[: window.size - run + 1].copy()
         for i in range(1, run):
             keys = keys * np.uint64(spec.LZ_PROBE_MULTIPLIER) + window[i : i + keys.size]
         found += keys.size - np.unique(keys).size
-    return found << spec.LZ_PROBE_LOG >= n_windows * length
+    return bool(windows) and found << spec.LZ_PROBE_LOG >= len(windows) * spec.LZ_PROBE_WORDS
 
 
 def find_model(words: Bytes, dtype: DType, shape: tuple[int, ...], profile: int) -> Any:

@@ -47,7 +47,7 @@ MODULES: Final = {
     "lz_encode": (
         *("entries", "checksum", "planes", "rans", "choose"),
         *("lz_prelude", "lz_ops", "lz_table", "lz_numbers", "lz_streams"),
-        *("lz_choose", "lz_match", "lz_encode", "lz_encode_blocks"),
+        *("lz_choose", "lz_match", "lz_encode", "lz_encode_blocks", "lz_shrink_blocks"),
     ),
     "encode": ("entries", "checksum", "planes", "rans", "choose", "encode"),
     "predictor_fit": (

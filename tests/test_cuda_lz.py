@@ -198,7 +198,7 @@ def test_element_sizes_that_are_given_write_the_same_bytes(config):
 
 @needs_shim
 def test_lz_batches_larger_than_the_scratch_memory_encode_in_waves(monkeypatch):
-    monkeypatch.setattr(lz, "SCRATCH_BYTES", 1 << 21)
+    monkeypatch.setattr(batch, "LZ_SCRATCH_BYTES", 1 << 21)
     arrays = list(arrays_of_words())[-10:]
     device = ShimDevice(2, 3)
     frames = encode_on_shim(arrays, LZConfig(), device)

@@ -20,7 +20,7 @@ from ..config import DEFAULT_CONFIG, Config, LZConfig
 from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
 from ..quant.codec import max_encoded_bytes
-from . import arrays, containers, device as devices, encoding, host, lz, pending, planning
+from . import arrays, containers, device as devices, encoding, lz, pending, planning
 from .batch import place
 from .pending import Pending
 
@@ -102,9 +102,7 @@ def encode_batch(
     array_list
         CuPy arrays, torch CUDA tensors, or whatever has `__cuda_array_interface__` or DLPack.
     config
-        How to encode them; the bytes depend on nothing else. Arrays that LZ may code beside other coders
-        are copied to the host and encoded there: those of `TensorConfig(lz=True)`, and unless `lz` is
-        False or the profile "fast" or "plain", all but floats with zeros.
+        How to encode them; the bytes depend on nothing else.
     out
         uint8 arrays on that GPU of at least `gpucodec.max_encoded_size` bytes, one for each frame.
     stream
@@ -147,33 +145,20 @@ def encode_batch(
         words = place(device, found.address, found.n_bytes, handle, kept)
         block_log = config.block_log(dtype.spec.word_bytes)
         sources.append(encoding.Source(words, dtype, found.shape, block_log, 0))
-    profile, on_host = planning.plan_batch(device, sources, config, handle)
-    frames_made: list[Any] = [None] * len(views)
-    for i in on_host:
-        frame = host.encode(device, views[i], config, handle)
-        buffer = _buffer(device, views[i], buffers_given, i, frame.size)
-        device.upload(_room(buffer, frame.size), frame, handle)
-        frames_made[i] = buffer[: frame.size]
-    here = [i for i in range(len(views)) if i not in on_host]
-    made = []
-    for i in here:
-        made.append(_buffer(device, views[i], buffers_given, i, sources[i].max_bytes))
-        sources[i].out = _room(made[-1], sources[i].max_bytes)
-    left = [sources[i] for i in here]
+    profile = planning.plan_batch(device, sources, config, handle)
+    made = [
+        arrays.new(device, found.owner, _UINT8, (source.max_bytes,))
+        if buffers_given is None
+        else buffers_given[i]
+        for i, (found, source) in enumerate(zip(views, sources, strict=True))
+    ]
+    for source, buffer in zip(sources, made, strict=True):
+        source.out = _room(buffer, source.max_bytes)
     if isinstance(config, LZConfig):
-        sizes = lz.encode(device, left, config, handle)
+        sizes = lz.encode(device, sources, config, handle)
     else:
-        sizes = encoding.encode(device, left, handle, profile)
-    for i, buffer, size in zip(here, made, sizes, strict=True):
-        frames_made[i] = buffer[:size]
-    return frames_made
-
-
-def _buffer(
-    device: Device, view: DeviceArray, given: list[Any] | None, i: int, n_bytes: int
-) -> Any:
-    """Where frame `i` goes: what was given, or new memory."""
-    return given[i] if given else arrays.new(device, view.owner, _UINT8, (n_bytes,))
+        sizes = encoding.encode(device, sources, handle, profile)
+    return [buffer[:size] for buffer, size in zip(made, sizes, strict=True)]
 
 
 def encode_quantized(

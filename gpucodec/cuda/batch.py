@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 SCRATCH_BYTES = 256 << 20  # between the stages; what needs more goes in several launches
+LZ_SCRATCH_BYTES = (
+    1 << 30
+)  # for a block takes some 600 KiB of it, and the more blocks at once, the faster
 ALIGNED = 16  # bytes that kernels move at a time
 
 
@@ -132,6 +135,12 @@ class Batch:
         words = np.minimum(self.jobs["n_words"], np.uint64(1) << self.jobs["block_log"])
         rooms: Ints = -(-words.astype(np.int64) // spec.ROW) * spec.ROW
         return rooms
+
+    def lz_rooms(self, most_bytes: int) -> tuple[int, int, int]:
+        """For LZ: bytes of a block at most, memory for one, and how many fit in so much memory."""
+        block_bytes = int((self.rooms() * self.jobs["word_bytes"]).max(initial=0))
+        room = kernels.lz_block_bytes(block_bytes)
+        return block_bytes, room, max(1, most_bytes // room)
 
 
 def waves(before: Ints, most: int) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config import LEVELS
 from ..frame import max_encoded_bytes, plane_bits
 from ..kernels import cuda as kernels, spec
 from . import batch as batches
@@ -42,6 +43,8 @@ class Source:
     """Of the frame: SPARSE, PREDICTED."""
     model: Model | None = None
     """If it is predicted."""
+    lz: bool = False
+    """Whether blocks and planes may be coded by LZ instead; only without flags."""
     first_word: int = 0
     """The number of the first word in the matrix of the model."""
 
@@ -54,6 +57,11 @@ class Source:
     def n_bytes(self) -> int:
         """Bytes of the array."""
         return self.n_words * self.dtype.spec.word_bytes
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the array."""
+        return -(-self.n_words >> self.block_log)
 
     @property
     def block_bytes(self) -> int:
@@ -75,6 +83,8 @@ class Work:
     profile: int | None
     """None: all frames are plain, and the kernels of these do."""
     batch: Batch
+    lz: bool = False
+    """Whether LZ may replace payloads."""
     kept: list[Any] = field(default_factory=list)
     jobs: tuple[int, int] = (0, 0)
     entries: int = 0
@@ -142,6 +152,9 @@ class Work:
             sources = self.memory(4 * batch.n_entries)
             self.packed = self.memory(4 * len(batch.jobs))
             self.device.clear(self.packed, 4 * len(batch.jobs), self.stream)
+        by_lz = symbols, coded, room, self.entries
+        if self.lz:
+            lz_memory = self._lz_memory(max(last - first for first, last in runs))
         for first, last in runs:
             n_blocks, slot = last - first, int(slots_before[first])
             n_here = int(slots_before[last]) - slot
@@ -161,11 +174,26 @@ class Work:
                 ways = first, n_blocks, slot, coded_entries, self.entries, sources, self.packed
                 n_threads = kernels.WAYS_THREADS
                 self.launch("choose_ways", -(-n_blocks // n_threads), n_threads, *ways)
+            if self.lz:
+                n_tasks, *rooms = lz_memory
+                which = first, n_blocks, slot
+                self.launch("shrink_lz_blocks", min(n_tasks, n_blocks), 32, *which, *rooms, *by_lz)
             self.locate(first, n_blocks)
             if place_payloads:
                 begin, end = int(entries_before[first]), int(entries_before[last])
                 payloads = begin, symbols, coded, room, self.entries, self.offsets, sources
                 self.launch("place_payloads", end - begin, kernels.PLACE_THREADS, *payloads)
+
+    def _lz_memory(self, n_blocks: int) -> tuple[int, int, int, int, int]:
+        """How many warps share the blocks; their memory, of one, block bytes and the level.
+
+        Floats do with less memory, as few of their blocks are tried.
+        """
+        floats = np.isin(self.batch.jobs["transform"], (spec.ROTATE, spec.ROTATE_BIAS)).all()
+        most_bytes = batches.SCRATCH_BYTES if floats else batches.LZ_SCRATCH_BYTES
+        block_bytes, room, most = self.batch.lz_rooms(most_bytes)
+        n_tasks = min(n_blocks, most)
+        return n_tasks, self.memory(room * n_tasks), room, block_bytes, LEVELS.index("ratio")
 
     def locate(self, first: int, n_blocks: int) -> None:
         """Find out where the payloads of blocks go, from their entries."""
@@ -186,12 +214,16 @@ class Work:
         return sizes
 
 
-def _groups(sources: Sequence[Source], profile: int) -> list[tuple[int | None, list[int]]]:
-    """The plain ones and the others: the profile of these kernels, and the numbers of the sources."""
-    is_plain = [profile == spec.PROFILE_RATIO and not source.flags for source in sources]
-    plain, others = ([i for i, found in enumerate(is_plain) if found == kind] for kind in (1, 0))
-    groups: list[tuple[int | None, list[int]]] = [(None, plain), (profile, others)]
-    return [(kind, group) for kind, group in groups if group]
+def _groups(sources: Sequence[Source], profile: int) -> dict[tuple[int | None, bool], list[int]]:
+    """What goes in launches of its own: the profile of the kernels, None if frames are plain, and
+    whether LZ is tried; with the numbers of the sources.
+    """
+    groups: dict[tuple[int | None, bool], list[int]] = {}
+    for i, source in enumerate(sources):
+        assert not (source.lz and source.flags), source
+        kind = None if profile == spec.PROFILE_RATIO and not source.flags else profile
+        groups.setdefault((kind, source.lz), []).append(i)
+    return groups
 
 
 def encode(
@@ -202,9 +234,9 @@ def encode(
     `profile` is one of `spec.PROFILES`; with that of ratio and without flags frames are plain.
     """
     sizes = np.zeros(len(sources), np.uint64)
-    for kind, group in _groups(sources, profile):
+    for (kind, lz), group in _groups(sources, profile).items():
         chosen = [sources[i] for i in group]
-        work = Work(device, stream, kind, Batch(len(chosen)))
+        work = Work(device, stream, kind, Batch(len(chosen)), lz)
         work.tell(chosen)
         work.code(place_payloads=True)
         sizes[group] = work.finish(chosen)
@@ -224,9 +256,9 @@ def encode(
 def coded_bytes(device: Device, sources: Sequence[Source], stream: int, profile: int) -> Ints:
     """Bytes of payloads and entries that arrays would have; waits for the device."""
     sizes = np.zeros(len(sources), np.int64)
-    for kind, group in _groups(sources, profile):
+    for (kind, lz), group in _groups(sources, profile).items():
         chosen = [sources[i] for i in group]
-        work = Work(device, stream, kind, Batch(len(chosen)))
+        work = Work(device, stream, kind, Batch(len(chosen)), lz)
         work.tell(chosen)
         work.code(place_payloads=False)
         offsets = np.zeros(work.batch.n_blocks + 1, np.int64)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoding by LZ: all blocks of all arrays of a batch are coded by LZ, or left as they are.
 
-A block is the work of one warp, and takes some 600 KiB of memory between the stages. So there is more
-of it than elsewhere: the more blocks at once, the faster.
+A block is the work of one warp. LZ beside other coders is a stage of `encoding.Work.code`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..config import LEVELS
 from ..kernels import cuda as kernels
+from . import batch as batches
 from .batch import Batch
 from .encoding import Work
 
@@ -21,18 +21,14 @@ if TYPE_CHECKING:
     from .device import Device
     from .encoding import Source
 
-SCRATCH_BYTES = 1 << 30
-
 
 def encode(device: Device, sources: Sequence[Source], config: LZConfig, stream: int) -> list[int]:
     """Encode arrays as frames; waits for their sizes, bytes of each, and returns these."""
     batch = Batch(len(sources))
     work = Work(device, stream, None, batch)
     work.tell(sources)
-    block_bytes = int((batch.rooms() * batch.jobs["word_bytes"]).max(initial=0))
-    room = kernels.lz_block_bytes(block_bytes)
-    most = max(1, min(batch.n_blocks, SCRATCH_BYTES // room))
-    memory = work.memory(room * most)
+    block_bytes, room, most = batch.lz_rooms(batches.LZ_SCRATCH_BYTES)
+    memory = work.memory(room * min(batch.n_blocks, most))
     for first in range(0, batch.n_blocks, most):
         n = min(most, batch.n_blocks - first)
         blocks = first, memory, room, block_bytes

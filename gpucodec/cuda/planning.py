@@ -25,29 +25,54 @@ if TYPE_CHECKING:
     from .encoding import Source
 
 
-def plan_batch(
-    device: Device, sources: Sequence[Source], config: Config, stream: int
-) -> tuple[int, set[int]]:
-    """Decide what each array is tried as; the profile, and the numbers of those left to the CPU.
-
-    Which are those that LZ may code beside other coders.
-    """
+def plan_batch(device: Device, sources: Sequence[Source], config: Config, stream: int) -> int:
+    """Decide what each array is tried as; the profile."""
     if isinstance(config, LZConfig) or config.profile == PLAIN:
-        return spec.PROFILE_RATIO, set()
-    if config.lz:
-        return spec.PROFILE_RATIO, set(range(len(sources)))
+        return spec.PROFILE_RATIO
     profile = spec.PROFILES.index(config.profile)
     find_zeros(device, sources, stream)
-    on_host = set()
-    if config.lz is None and profile != spec.PROFILE_FAST:
-        on_host = {
-            i
-            for i, source in enumerate(sources)
-            if not (source.flags & spec.SPARSE and plan.is_float(source.dtype))
-        }
-    here = [source for i, source in enumerate(sources) if i not in on_host]
-    find_models(device, here, profile, stream)
-    return profile, on_host
+    if config.lz:
+        tried = list(sources)
+    elif config.lz is None and profile != spec.PROFILE_FAST:
+        tried = _repeating(device, sources, stream)
+    else:
+        tried = []
+    _try_lz(device, tried, profile, stream)
+    find_models(device, sources, profile, stream)
+    return profile
+
+
+def _repeating(device: Device, sources: Sequence[Source], stream: int) -> list[Source]:
+    """Those for which LZ is tried unasked: `plan.may_repeat`, and not floats with zeros."""
+    floats = [source for source in sources if plan.is_float(source.dtype)]
+    others = [source for source in sources if not plan.is_float(source.dtype)]
+    runs, ends = [], [0]
+    for source in others:
+        width = source.dtype.spec.word_bytes
+        starts = plan.repeat_windows(source.n_words, source.dtype)
+        runs += [(source.words + i * width, spec.LZ_PROBE_WORDS * width) for i in starts]
+        ends.append(len(runs))
+    found = heads.fetch(device, runs, stream)
+    tried = [source for source in floats if not source.flags & spec.SPARSE]
+    for source, (first, last) in zip(others, pairwise(ends), strict=True):
+        windows = [window.view(plan.unsigned(source.dtype)) for window in found[first:last]]
+        if plan.repeats(windows, source.dtype):
+            tried.append(source)
+    return tried
+
+
+def _try_lz(device: Device, tried: Sequence[Source], profile: int, stream: int) -> None:
+    """Let LZ code these; those with zeros only if measured blocks become smaller than by a mask."""
+    sparse = [source for source in tried if source.flags & spec.SPARSE]
+    by_lz = [replace(source, flags=source.flags & ~spec.SPARSE, lz=True) for source in sparse]
+    gains = _gains(device, by_lz, sparse, profile, stream)
+    smaller = [
+        source
+        for source, gain in zip(sparse, gains, strict=True)
+        if plan.saves_enough(gain, source.n_blocks, 0)
+    ]
+    for source in [*smaller, *(source for source in tried if not source.flags & spec.SPARSE)]:
+        source.flags, source.lz = source.flags & ~spec.SPARSE, True
 
 
 class _Rows(NamedTuple):
@@ -118,23 +143,39 @@ def find_models(device: Device, sources: Sequence[Source], profile: int, stream:
 
 def _keep_smaller(device: Device, fitted: Sequence[Source], profile: int, stream: int) -> None:
     """Drop the models of those arrays whose measured blocks do not become smaller enough by it."""
-    parts = []
+    without = [
+        replace(source, flags=source.flags & ~spec.PREDICTED, model=None) for source in fitted
+    ]
     for source in fitted:
-        n_blocks = -(-source.n_words >> source.block_log)
-        for block in plan.measured_blocks(n_blocks):
-            first = block << source.block_log
-            n_words = min(source.n_words - first, 1 << source.block_log)
-            words = source.words + block * source.block_bytes
-            parts.append(replace(source, words=words, shape=(n_words,), first_word=first))
-    without = [replace(part, flags=part.flags & ~spec.PREDICTED, model=None) for part in parts]
-    sizes = encoding.coded_bytes(device, [*parts, *without], stream, profile)
-    gains = sizes[len(parts) :] - sizes[: len(parts)]
-    at = 0
-    for source in fitted:
-        n_blocks = -(-source.n_words >> source.block_log)
-        n_measured = len(plan.measured_blocks(n_blocks))
+        source.lz = False
+    gains = _gains(device, fitted, without, profile, stream)
+    for source, other, gain in zip(fitted, without, gains, strict=True):
         assert source.model is not None
-        gain = int(gains[at : at + n_measured].sum())
-        if not plan.saves_enough(gain, n_blocks, source.model.section_bytes):
-            source.flags, source.model = source.flags & ~spec.PREDICTED, None
-        at += n_measured
+        if not plan.saves_enough(gain, source.n_blocks, source.model.section_bytes):
+            source.flags, source.model, source.lz = other.flags, None, other.lz
+
+
+def _gains(
+    device: Device, ones: Sequence[Source], others: Sequence[Source], profile: int, stream: int
+) -> list[int]:
+    """By how many bytes the measured blocks of each one are smaller than those of the other."""
+    if not ones:
+        return []
+    parts = [_measured(source) for source in (*ones, *others)]
+    flat = [part for some in parts for part in some]
+    sizes = encoding.coded_bytes(device, flat, stream, profile)
+    ends = np.cumsum([0, *(len(some) for some in parts)])
+    sums = [int(sizes[first:last].sum()) for first, last in pairwise(ends)]
+    return [b - a for a, b in zip(sums[: len(ones)], sums[len(ones) :], strict=True)]
+
+
+def _measured(source: Source) -> list[Source]:
+    """The blocks of an array that are measured, as arrays."""
+    parts = []
+    for block in plan.measured_blocks(source.n_blocks):
+        first = block << source.block_log
+        n_words = min(source.n_words - first, 1 << source.block_log)
+        words = source.words + block * source.block_bytes
+        shape = (n_words // source.dtype.spec.words,)
+        parts.append(replace(source, words=words, shape=shape, first_word=first))
+    return parts
