@@ -250,6 +250,7 @@ DEVICE void write_tile(const Work& work, const Plan& plan, const Planes& planes,
             read_group(plan, work.payload, memory, group * WARP, carry, mine);
             stop = carry.word < end ? carry.word : end;
         }
+        if (stop < begin) stop = begin;  // the last group may end before the tile
         for (; begin < stop; begin += WARP) {
             u32 i = begin + lane_index(), ahead = mine.end - begin;
             u32 ends = or_of_warp(mine.end > begin && ahead < WARP ? 1u << ahead : 0);

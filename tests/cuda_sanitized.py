@@ -53,6 +53,8 @@ def main() -> None:
             transforms.judge(device, [array], config)
         matrices = [*transforms.matrices(order)][order::3]
         transforms.judge(device, matrices, TensorConfig(profile=profile, lz=False))
+    for config in (TensorConfig(4_096, lz=True), TensorConfig(profile="auto")):
+        transforms.judge(device, [*of_lz.mixed(order)], config)
     seen[:9] += of_lz.judge(count // 4, order, device)
     arrays = [*of_lz.arrays_of_words()][order::5]
     for config in of_lz.CONFIGS:

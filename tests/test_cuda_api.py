@@ -31,7 +31,7 @@ from gpucodec import (
 from gpucodec.cuda import arrays, device as devices, heads
 from gpucodec.kernels import spec
 
-PLAIN = gpucodec.TensorConfig(profile="plain")  # what the CUDA kernels write
+PLAIN = gpucodec.TensorConfig(profile="plain")
 pytestmark = pytest.mark.skipif(
     not cuda_shim.available(), reason="needs g++ on x86-64 Linux to run the kernels"
 )
@@ -203,7 +203,7 @@ def test_arguments_that_do_not_fit_are_refused(device):
         gpucodec.encode(device.put(np.zeros(4, ">f4")))
 
 
-# --- what the kernels do not know yet ---------------------------------------------------------------
+# --- all configurations -----------------------------------------------------------------------------
 
 
 def test_the_plain_profile_still_compresses():

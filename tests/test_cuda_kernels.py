@@ -33,7 +33,7 @@ from gpucodec import TensorConfig, buffers, cpu, frame as container
 from gpucodec.cuda import batch, decoding, encoding, models
 from gpucodec.kernels import cuda, spec
 
-PLAIN = TensorConfig(profile="plain")  # what the CUDA kernels write
+PLAIN = TensorConfig(profile="plain")
 needs_shim = pytest.mark.skipif(not cuda_shim.available(), reason="needs g++ on x86-64 Linux")
 needs_nvrtc = pytest.mark.skipif(
     cuda_nvrtc.library() is None,

@@ -10,16 +10,17 @@ import make_lz
 import numpy as np
 import pytest
 import test_cuda_kernels as kernels
+import test_cuda_transforms as transforms
 import test_lz
 from cuda_shim import ShimDevice
 from helpers import sample
 from test_cuda_kernels import needs_shim, orders
 
 import gpucodec
-from gpucodec import LZConfig, buffers, frame as container
-from gpucodec.cuda import batch, encoding, lz
+from gpucodec import LZConfig, TensorConfig, buffers, frame as container
+from gpucodec.cuda import batch, device as devices, encoding, lz
 from gpucodec.dtypes import BY_NAME
-from gpucodec.kernels import checksum, spec
+from gpucodec.kernels import checksum, cuda, spec
 
 BLOCK_LOG = 16
 
@@ -90,6 +91,21 @@ def test_chains_deeper_than_an_encoder_may_make_decode():
     [got], [status], _ = kernels.decode_on_shim([frame_of(payload, raw)], ShimDevice(1, 1))
     assert not status.any()
     assert got.tobytes() == raw
+
+
+@needs_shim
+@orders
+def test_literals_may_go_on_for_segments_behind_the_last_match(order):
+    rng = np.random.default_rng(1)
+    raw = np.concatenate([np.tile(rng.integers(0, 256, 200), 99), rng.integers(0, 256, 30_000)])
+    raw = raw.astype(np.uint8)
+    made = [(test_lz.encode(raw, w), raw) for w in (1, 2)]
+    decoded, statuses, _ = kernels.decode_on_shim(
+        [frame_of(*parts) for parts in made], ShimDevice(order, order)
+    )
+    for got, status in zip(decoded, statuses, strict=True):
+        assert not status.any()
+        assert got.tobytes() == raw.tobytes()
 
 
 def attacked(count: int, seed: int):
@@ -205,3 +221,101 @@ def test_lz_batches_larger_than_the_scratch_memory_encode_in_waves(monkeypatch):
     assert device.calls.count("code_lz_blocks") >= 4
     for array, frame in zip(arrays, frames, strict=True):
         assert frame.tobytes() == gpucodec.encode(array, LZConfig()).tobytes()
+
+
+# --- beside other coders --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def device(monkeypatch):
+    shim = ShimDevice(1, 7)
+    monkeypatch.setattr(devices, "find", lambda index: shim)
+    monkeypatch.setattr(cuda, "FIT_THREADS", 64)  # of which the shim makes fibers; any number does
+    return shim
+
+
+def letters(n: int, seed: int = 0) -> np.ndarray:
+    """Text of which every plane but one of wide words may be made, as uint64."""
+    return test_lz.content("text", n, 1, seed).astype(np.uint64)
+
+
+def mixed(seed: int):
+    """Arrays of which LZ takes blocks, planes, some of either, or nothing."""
+    rng = np.random.default_rng(seed)
+    for i, (kind, w) in enumerate(test_lz.CASES[seed % 2 :: 2]):
+        yield test_lz.content(kind, (200, 9_000, 20_000)[i % 3] + 8 * i, w, i).view(f"u{w}")
+    for w in (2, 4, 8):
+        n = 9_000 + w
+        noise = rng.integers(0, 256, n, np.uint64)
+        by_plane = letters(n) << np.uint64(8) | noise  # no word occurs again, the text does
+        yield by_plane.astype(f"u{w}")
+        by_plane[4_500:4_700] = by_plane[4_200:4_400]  # some words do, which saves less
+        yield by_plane.astype(f"i{w}")
+    halves = np.concatenate([letters(8_192), rng.integers(0, 1 << 32, 8_192, np.uint64)])
+    yield halves.astype(np.uint32)  # blocks of both kinds
+    yield np.where(rng.random(12_000) < 0.97, 1.0, rng.normal(size=12_000)).astype(np.float32)
+    yield np.where(rng.random(12_000) < 0.5, 1.0, rng.normal(size=12_000)).astype(np.float64)
+    yield np.repeat(rng.normal(size=40), 300).astype(np.complex64)
+    yield sample("bfloat16", 9_000, "values")
+    yield np.where(rng.random(9_000) < 0.6, 0, rng.integers(0, 1 << 20, 9_000)).astype(np.int32)
+    yield np.tile(np.where(rng.random(900) < 0.3, 0, rng.integers(0, 99, 900)), 9).astype(np.int64)
+    yield transforms.replace_zeros(sample("float32", 9_000, "values"))
+    yield np.repeat(np.exp(rng.normal(0, 2, (64, 1))), 300, axis=1).astype(np.float32)
+    yield [*transforms.matrices(seed)][4]
+    yield np.zeros((0, 3), np.int16)
+
+
+def kinds_of_blocks(frame: np.ndarray) -> set[str]:
+    """What LZ codes of the blocks of a frame."""
+    coders = container.parse(frame).coders
+    kinds = {"words" if (row == spec.LZ_WORDS).any() else "neither" for row in coders}
+    if coders.shape[1] > 1:
+        kinds |= {"planes" for row in coders if (row == spec.LZ).any()}
+    return kinds
+
+
+@needs_shim
+@pytest.mark.parametrize(
+    ("profile", "tried", "order"),
+    [
+        *(("ratio", True, 0), ("ratio", True, 1), ("ratio", True, 2), ("auto", True, 1)),
+        *(("ratio", None, 0), ("auto", None, 2), ("fast", True, 0)),
+    ],
+)
+def test_lz_beside_other_coders_writes_the_same_bytes(device, profile, tried, order):
+    device.order, device.seed = order, order
+    config, items = TensorConfig((4_096, None)[order % 2], profile, lz=tried), [*mixed(order)]
+    flags = transforms.judge(device, items, config)
+    frames = [gpucodec.encode(item, config) for item in items]
+    assert set.union(*map(kinds_of_blocks, frames)) == {"words", "planes", "neither"}
+    assert flags >= {0, spec.SPARSE, spec.PREDICTED}
+    assert "shrink_lz_blocks" in device.calls
+
+
+@needs_shim
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10, 34))
+def test_lz_beside_other_coders_writes_the_same_bytes_for_much_input(device, seed):
+    device.order, device.seed = seed % 3, seed
+    for block_size in (None, 64, 1_024, 1 << 16):
+        for profile, tried in (("ratio", True), ("ratio", None), ("auto", True), ("fast", True)):
+            config = TensorConfig(block_size, profile, lz=tried)
+            transforms.judge(device, [*mixed(seed)], config)
+
+
+@needs_shim
+def test_a_warp_may_have_several_blocks_and_a_batch_several_rounds(device, monkeypatch):
+    monkeypatch.setattr(batch, "SCRATCH_BYTES", 1 << 19)
+    monkeypatch.setattr(batch, "LZ_SCRATCH_BYTES", 1 << 19)
+    transforms.judge(device, [*mixed(0)], TensorConfig(4_096, lz=True))
+    assert device.calls.count("shrink_lz_blocks") > 4
+
+
+@needs_shim
+def test_lz_is_not_tried_where_samples_do_not_repeat(device):
+    rng = np.random.default_rng(0)
+    items = [rng.integers(0, 100, 20_000).astype(np.int32), np.arange(300, dtype=np.int16)]
+    transforms.judge(device, items, TensorConfig())
+    assert "shrink_lz_blocks" not in device.calls
+    transforms.judge(device, [*items, np.tile(items[0][:900], 20)], TensorConfig())
+    assert device.calls.count("shrink_lz_blocks") == 1

@@ -127,15 +127,12 @@ def test_batches_larger_than_the_scratch_memory_go_in_waves(device, monkeypatch)
     assert device.calls.count("read_masks") > 1
 
 
-def test_zeros_of_floats_and_profile_fast_need_no_host(device, monkeypatch):
-    """Where LZ is not tried by itself, arrays stay on the device with the default of `lz`, too."""
-    from gpucodec.cuda import host
-
-    monkeypatch.setattr(host, "encode", None)
+def test_lz_is_not_tried_for_floats_with_zeros_nor_in_profile_fast(device):
     pruned = sample("bfloat16", 50_000, "values")
     pruned[::2] = 0
     judge(device, [pruned], TensorConfig())
     judge(device, [pruned, sample("float32", 50_000, "values")], TensorConfig(profile="fast"))
+    assert "shrink_lz_blocks" not in device.calls
 
 
 def test_memory_that_is_not_aligned_is_encoded_all_the_same(device):

@@ -36,7 +36,7 @@ def why_not() -> str:
     return ""
 
 
-PLAIN = gpucodec.TensorConfig(profile="plain")  # what the CUDA kernels write
+PLAIN = gpucodec.TensorConfig(profile="plain")
 pytestmark = pytest.mark.gpu
 
 
