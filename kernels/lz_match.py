@@ -90,8 +90,12 @@ def least_words(word_log, bits):  # type: ignore[no-untyped-def]
 
 @kernel
 def hash_words(text, word_log, least, n, hashes):  # type: ignore[no-untyped-def]
-    """The hashes (u16) of the `n` words at address `text`, rounded up to 32."""
+    """The hashes (u16) of the `n` words at address `text`, rounded up to 32, and zeros for a chunk.
+
+    The table is entered by whole chunks: what was left in memory there would be a place outside of it.
+    """
     n_rows = (n + U(31)) >> U(5)
+    clear(hashes + (n_rows << U(6)), U(2 * CHUNK))
     if word_log == U(0):
         hash_1(text, hashes, n_rows)
     elif word_log == U(1):

@@ -17,7 +17,7 @@ from helpers import LEVELS, run_python
 from make_lz import seal
 from spec_base import Refused
 
-from gpucodec.kernels import checksum, lz_decode_blocks, lz_encode_blocks, lz_spec, spec
+from gpucodec.kernels import checksum, lz, lz_decode_blocks, lz_encode_blocks, lz_spec, spec
 
 ENCODING, DECODING = lz_encode_blocks.scratch(), lz_encode_blocks.scratch()
 WORDS = (1, 2, 4, 8)
@@ -161,6 +161,16 @@ def test_bytes_do_not_depend_on_what_was_in_the_scratch():
             for array in scratch.counts:
                 array[...] = value
         assert digests() == expected
+
+
+def test_hashes_of_earlier_blocks_are_not_used():
+    """Those that are too large for the table would be places among the candidates behind it."""
+    raw = content("ids", 4 * (48 * 1024 + 512), 4)
+    expected = encode(raw, 4)
+    first = int(lz.SLOTS - lz.CANDIDATES) // 8
+    stale = first + np.arange(ENCODING.memory.size // 2) % 1024
+    ENCODING.memory[: 2 * stale.size] = stale.astype("<u2").view(np.uint8)
+    assert encode(raw, 4) == expected
 
 
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != "host"])
