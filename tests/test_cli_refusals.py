@@ -218,7 +218,7 @@ def test_failure_while_writing_leaves_nothing(tmp_path, checkpoint, monkeypatch)
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_leave_nothing(tmp_path, number):
+def test_signals_leave_nothing(tmp_path, request, number):
     source = tmp_path / "big.npy"
     array = np.lib.format.open_memmap(
         source, "w+", np.float32, (256 << 20,)
@@ -234,6 +234,9 @@ def test_signals_leave_nothing(tmp_path, number):
         "big.npy",
         "big.zarr",
     ]
+    # Shells ignore SIGINT for background jobs, and children inherit that, but never a handler.
+    before = signal.signal(number, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(number, before))
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 240  # the kernels may have to be compiled
         while not any(tmp_path.glob(".big.zarr.*/big.zarr/arr_0/c/0")):
