@@ -251,6 +251,8 @@ def mixed(seed: int):
         yield by_plane.astype(f"u{w}")
         by_plane[4_500:4_700] = by_plane[4_200:4_400]  # some words do, which saves less
         yield by_plane.astype(f"i{w}")
+        by_plane[4_500:7_000] = by_plane[1_000:3_500]  # enough do, so that planes are not tried
+        yield by_plane.astype(f"u{w}")
     halves = np.concatenate([letters(8_192), rng.integers(0, 1 << 32, 8_192, np.uint64)])
     yield halves.astype(np.uint32)  # blocks of both kinds
     yield np.where(rng.random(12_000) < 0.97, 1.0, rng.normal(size=12_000)).astype(np.float32)
