@@ -100,6 +100,7 @@ NOT_RUN = {
         "docs/gpu.md",
         "cupy.asarray",
     ): "needs a GPU; tests/test_gpu.py and test_cuda_api.py do the same",
+    ("docs/gpu.md", "low_occupancy"): "needs a GPU; tests/test_zarr_gpu.py does the same",
 }
 """Blocks that this machine cannot run, and why."""
 

@@ -14,10 +14,39 @@ import types
 import numpy as np
 import pytest
 
+import gpucodec.cuda
 from gpucodec.cuda import device as devices
 from gpucodec.dtypes import BY_NAME
 from gpucodec.errors import UnsupportedError
 from gpucodec.kernels import cuda
+
+HOPPER = {
+    "MaxSharedMemoryPerMultiprocessor": 228 * 1024,
+    "MaxSharedMemoryPerBlockOptin": 227 * 1024,
+    "ReservedSharedMemoryPerBlock": 1024,
+    "MaxThreadsPerMultiProcessor": 2048,
+}
+TURING = {
+    "MaxSharedMemoryPerMultiprocessor": 64 * 1024,
+    "MaxSharedMemoryPerBlockOptin": 64 * 1024,
+    "MaxThreadsPerMultiProcessor": 1024,
+}
+
+
+class Kernel:
+    """cupy.RawKernel, which uses a little shared memory."""
+
+    shared_size_bytes = 5_000
+    max_dynamic_shared_size_bytes = 48 * 1024 - shared_size_bytes
+
+    def __init__(self, recorder: Recorder, name: str) -> None:
+        self.recorder, self.name = recorder, name
+
+    def __call__(self, grid, block, arguments, *, shared_mem=0):
+        assert all(type(value) is np.uint64 for value in arguments)
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        numbers = tuple(map(int, arguments))
+        self.recorder.note("launch", self.name, grid, block, numbers, shared_mem)
 
 
 class Recorder(types.ModuleType):
@@ -41,7 +70,7 @@ class Recorder(types.ModuleType):
         )
         self.cuda = types.SimpleNamespace(
             runtime=runtime,
-            Device=lambda index: self.using(f"device {index}"),
+            Device=lambda index: self.using(f"device {index}", attributes=HOPPER),
             ExternalStream=self.stream,
             Event=self.event,
             alloc=self.alloc,
@@ -94,11 +123,7 @@ class Recorder(types.ModuleType):
         self.note("module", code, options, backend)
 
         def get_function(name):
-            def launch(grid, block, arguments):
-                assert all(type(value) is np.uint64 for value in arguments)
-                self.note("launch", name, grid, block, tuple(map(int, arguments)))
-
-            return launch
+            return Kernel(self, name)
 
         return types.SimpleNamespace(get_function=get_function)
 
@@ -151,8 +176,39 @@ def test_kernels_are_compiled_once_with_the_options_of_the_tests(cupy):
     modules = [call for call in cupy.log if call[0] == "module"]
     assert modules == [("module", cuda.source("decode"), cuda.OPTIONS, "nvrtc", BOTH)]
     launches = [call for call in cupy.log if call[0] == "launch"]
-    assert launches[0] == ("launch", "hash_bytes", (7,), (64,), (1, 2**63, 3), BOTH)
+    assert launches[0] == ("launch", "hash_bytes", (7,), (64,), (1, 2**63, 3), 0, BOTH)
     assert len(launches) == 3
+
+
+def resident(attributes, n_threads, unused):
+    """Blocks that a multiprocessor runs at a time, by its threads and shared memory."""
+    each = unused + Kernel.shared_size_bytes + attributes.get("ReservedSharedMemoryPerBlock", 0)
+    each = -(-each // 128) * 128
+    by_threads = min(attributes["MaxThreadsPerMultiProcessor"] // n_threads, 32)
+    return min(by_threads, attributes["MaxSharedMemoryPerMultiprocessor"] // each)
+
+
+@pytest.mark.parametrize("attributes", [HOPPER, TURING])
+@pytest.mark.parametrize("n_threads", [32, 64, 256, 1024])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.25, 0.5, 0.75, 1.0])
+def test_low_occupancy_leaves_room(cupy, monkeypatch, attributes, n_threads, share):
+    device = devices.CupyDevice(2)
+    monkeypatch.setattr(device.device, "attributes", attributes)
+    with gpucodec.cuda.low_occupancy(share):
+        device.launch("hash_bytes", 7, n_threads, [1], 5)
+    device.launch("hash_bytes", 7, n_threads, [1], 5)
+    held_back, free = [call[-2] for call in cupy.log if call[0] == "launch"]
+    assert free == 0
+    most = resident(attributes, n_threads, 0)
+    allowed = min(attributes["MaxThreadsPerMultiProcessor"] // n_threads, 32) * share
+    assert 1 <= resident(attributes, n_threads, held_back) <= max(1, allowed)
+    assert resident(attributes, n_threads, held_back) >= min(most, int(allowed))
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match=str(share)), gpucodec.cuda.low_occupancy(share):
+        pass
 
 
 def test_every_kernel_is_found_in_a_module(cupy):

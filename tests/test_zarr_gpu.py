@@ -16,9 +16,11 @@ import zarr.storage
 from zarr.codecs import ShardingCodec
 
 import gpucodec
+import gpucodec.cuda
 import gpucodec.numcodecs
 import gpucodec.zarr
 from gpucodec import CorruptionError
+from gpucodec.cuda import occupancy
 from gpucodec.numcodecs import LZ, Tensor
 from gpucodec.quant.numcodecs import Quantize
 from gpucodec.zarr import LZCodec, QuantizeCodec, TensorCodec
@@ -239,3 +241,19 @@ def test_shards_are_changed_in_part(device):
         read = made[...]
     zarr.open_array(expected, mode="r+")[5:9, 3:7] = 2.0
     assert read.get().tobytes() == zarr.open_array(expected)[...].tobytes()
+
+
+@pytest.mark.parametrize("pipeline", [True, False])
+def test_low_occupancy_reaches_the_kernels(device, monkeypatch, pipeline):
+    """zarr calls codecs in another thread."""
+    seen = []
+    launch = type(device).launch
+    monkeypatch.setattr(
+        type(device), "launch", lambda *a: (seen.append(occupancy.is_low()), launch(*a))[1]
+    )
+    with on_gpu(pipeline), gpucodec.cuda.low_occupancy(0.5):
+        array = cupy_shim.Array(matrix())
+        made = create(zarr.storage.MemoryStore(), array, PLAIN, chunks=(100, 65))
+        assert made[...].tobytes() == array.tobytes()
+    assert len(seen) > 2
+    assert all(seen)

@@ -22,6 +22,7 @@ from ..errors import UnsupportedError
 from ..quant.codec import max_encoded_bytes
 from . import arrays, containers, device as devices, encoding, lz, pending, planning
 from .batch import place
+from .occupancy import low_occupancy
 from .pending import Pending
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ __all__ = [
     "encode_batch",
     "encode_quantized",
     "is_available",
+    "low_occupancy",
 ]
 
 _UINT8 = BY_NAME["uint8"]

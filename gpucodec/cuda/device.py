@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UnsupportedError
 from ..kernels import cuda as kernels
+from . import occupancy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,10 +135,17 @@ class CupyDevice:
     def launch(
         self, kernel: str, n_blocks: int, n_threads: int, arguments: Sequence[int], stream: int
     ) -> None:
-        """Run a kernel."""
+        """Run a kernel, with no more of its blocks at a time than `low_occupancy` allows."""
         values = tuple(np.uint64(value) for value in arguments)
         with self.device, self._stream(stream):
-            self._function(kernel)((n_blocks,), (n_threads,), values)
+            function, unused = self._function(kernel), 0
+            if occupancy.is_low():
+                limits = occupancy.Limits.of(self.device.attributes)
+                unused = occupancy.padding(limits, n_threads, function.shared_size_bytes)
+                function.max_dynamic_shared_size_bytes = max(
+                    function.max_dynamic_shared_size_bytes, unused
+                )
+            function((n_blocks,), (n_threads,), values, shared_mem=unused)
 
     def current_stream(self) -> int:
         """CuPy's current stream on this device."""
