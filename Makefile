@@ -19,7 +19,7 @@ types:
 	cd build/types && $(PYTHON) -m mypy --config-file $(CURDIR)/pyproject.toml -p gpucodec
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto
 
 fix:
 	$(PYTHON) -m ruff check --fix .
