@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from golden_inputs import golden_inputs
 from helpers import repetitive, run_python, sample, sha256
 
 import gpucodec
-from gpucodec import LZConfig, TensorConfig, cpu, cpu_lz
+from gpucodec import LZConfig, QuantizeConfig, TensorConfig, cpu, cpu_lz
+from gpucodec.kernels.quantspec import BY_NAME
+from gpucodec.quant import cpu as quant_cpu
 
 CASES = {
     "bfloat16 values": (sample("bfloat16", 2_000_003, "values"), None),
@@ -77,22 +80,26 @@ def arrays_of(scratch: object) -> Iterator[np.ndarray]:
 
 def test_what_scratch_held_does_not_matter():
     """Nor may what it never held: noise, constants, and numbers that could be places in tables."""
-    cases = [(array, config) for _, array, config in golden_inputs() if array.nbytes < 1 << 18]
-    cases += [
+    kinds = [(array, config) for _, array, config in golden_inputs() if array.nbytes < 1 << 18]
+    kinds += [
         (array[: 50_000 + 64 * n], config) for array, config in CASES.values() for n in (0, 3)
     ]
-    alone = [gpucodec.encode(array, config).tobytes() for array, config in cases]
+    cases = [partial(gpucodec.encode, array, config) for array, config in kinds]
+    rare = CASES["float32 rare, small blocks"][0][:5_000]
+    cases += [partial(gpucodec.encode_quantized, rare, QuantizeConfig(name)) for name in BY_NAME]
+    alone = [encode().tobytes() for encode in cases]
+    decoded = [sha256(gpucodec.decode(frame)) for frame in alone]
     kept = (*vars(cpu._scratch).values(), *vars(cpu_lz._scratch).values())
     rooms = [array.reshape(-1).view(np.uint8) for array in arrays_of(kept)]
+    rooms += [quant_cpu._scratch.blocks.reshape(-1)]
     rng = np.random.default_rng(5)
     for bits in (1, 10, 14, 15, 16):
         noise = rng.integers(0, 1 << bits, 1 << 22, np.uint16).view(np.uint8)
-        for (array, config), expected in zip(cases, alone, strict=True):
+        for encode, expected, content in zip(cases, alone, decoded, strict=True):
             for room in rooms:
                 room[:] = noise[: room.size]
-            frame = gpucodec.encode(array, config)
-            assert frame.tobytes() == expected
-            assert sha256(gpucodec.decode(frame)) == sha256(array)
+            assert encode().tobytes() == expected
+            assert sha256(gpucodec.decode(expected)) == content
 
 
 def digest_of_everything() -> str:
