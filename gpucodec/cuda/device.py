@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -89,6 +89,10 @@ class CupyDevice:
     def _stream(self, stream: int) -> Any:
         return self.cupy.cuda.ExternalStream(stream, self.index)
 
+    @cached_property
+    def _limits(self) -> occupancy.Limits:
+        return occupancy.Limits.of(self.device.attributes)
+
     def _function(self, kernel: str) -> Any:
         """A kernel; its module is compiled, or comes from CuPy's cache, on first use."""
         if kernel not in self._functions:
@@ -140,8 +144,7 @@ class CupyDevice:
         with self.device, self._stream(stream):
             function, unused = self._function(kernel), 0
             if occupancy.is_low():
-                limits = occupancy.Limits.of(self.device.attributes)
-                unused = occupancy.padding(limits, n_threads, function.shared_size_bytes)
+                unused = occupancy.padding(self._limits, n_threads, function.shared_size_bytes)
                 function.max_dynamic_shared_size_bytes = max(
                     function.max_dynamic_shared_size_bytes, unused
                 )

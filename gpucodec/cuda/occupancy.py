@@ -22,8 +22,8 @@ def low_occupancy(share: float) -> Iterator[None]:
 
     The rest is free for kernels of other streams, training for one, and the codec takes the longer.
     Bytes do not depend on it. It holds for calls of this thread (or task) within the block, those by
-    way of `gpucodec.encode` and zarr too. Give a stream of low priority besides, so that blocks of
-    other kernels go first when there is room.
+    way of `gpucodec.encode` and zarr too. Blocks of other kernels go first when there is room if their
+    stream has a higher priority than that given here; by default streams have the lowest.
 
     Parameters
     ----------
