@@ -285,9 +285,9 @@ def decode_blocks(
     frame
         From `gpucodec.frame.parse`.
     payload
-        The frame's bytes from ``frame.offsets[first]`` to ``frame.offsets[last]``.
+        The frame's bytes from ``frame.offsets[first]`` to ``frame.offsets[last]``, on the host or a GPU.
     out
-        uint8 for the decoded bytes of these blocks.
+        uint8 for the decoded bytes of these blocks, there.
 
     Raises
     ------
@@ -304,12 +304,12 @@ def decode_runs(
     runs: Sequence[tuple[Frame, Bytes, int, int, Bytes]], *, threads: int | None = None
 ) -> None:
     """`decode_blocks` for many runs (frame, payload, first, last, out), side by side."""
+    if any(buffers.is_on_gpu(payload) for _, payload, *_ in runs):
+        _gpu().decode_runs(runs)
+        return
     found, work = [], []
     for frame, payload, first, last, out in runs:
-        expected = int(frame.offsets[last] - frame.offsets[first])
-        if payload.size != expected:
-            message = f"blocks {first} to {last} have {expected} payload bytes, got {payload.size}"
-            raise TruncatedError(message)
+        require_payload(frame, first, last, payload.size)
         start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
         assert out.size == stop - start, (out.size, stop - start)
         status = np.zeros(last - first, np.uint8)
@@ -319,6 +319,14 @@ def decode_runs(
     pool.run(work, threads)
     for frame, status, first in found:
         raise_if_damaged(frame, status, first)
+
+
+def require_payload(frame: Frame, first: int, last: int, n_bytes: int) -> None:
+    """TruncatedError unless blocks `first` to `last` - 1 have so many payload bytes."""
+    expected = int(frame.offsets[last] - frame.offsets[first])
+    if n_bytes != expected:
+        message = f"blocks {first} to {last} have {expected} payload bytes, got {n_bytes}"
+        raise TruncatedError(message)
 
 
 def inspect(frame: Any) -> FrameInfo | QuantizedInfo:
