@@ -47,6 +47,7 @@ PARTS: Final = (
     Part("transforms", ("--rounds", "2"), sized=True),
     Part("lz", ("--rounds", "2"), ("blosc2", "zstandard"), sized=True),
     Part("quantize", ("--rounds", "1")),
+    Part("zarr_io", ("--mib", "32", "--rounds", "2"), sized=True),
     Part("zarr_overhead"),
     Part("checkpoint", ("--rounds", "1", "--megabytes"), ("torch", "safetensors"), sized=True),
     Part("fs", ("--mib", "128", "--rounds", "2"), ("safetensors",)),
