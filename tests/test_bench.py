@@ -259,7 +259,7 @@ def test_zarr_io_compares_every_bit(tmp_path, monkeypatch):
         zarr_io.race("weights", array, tmp_path, 1)
 
 
-@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what ZipNN imports
 @pytest.mark.usefixtures("cache")
 def test_growth_is_measured_up_to_the_size_allowed(monkeypatch, capsys):
     monkeypatch.setattr(growth, "COUNTS", (1, 20))
@@ -283,6 +283,8 @@ def test_one_report_of_all(tmp_path):
         "-m",
         "bench",
         "--quick",
+        "--size",
+        "tiny",
         "--folder",
         str(folder),
         "gpu",
