@@ -53,7 +53,7 @@ PARTS: Final = (
     Part("cloud", ("--mib", "32", "--rates", "30"), ("moto", "s3fs")),
     Part("activations", ("--quick",), ("torch", "psutil")),
     Part("tuner", (), ("torch",)),
-    Part("gpu", (), ("cupy",)),
+    Part("gpu", ("--megabytes", "64"), ("cupy",), sized=True),
 )
 
 
