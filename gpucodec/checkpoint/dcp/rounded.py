@@ -93,7 +93,7 @@ def find_parts(
     """
     groups: dict[Any, list[Leaf]] = defaultdict(list)
     for leaf, shard, shape in parts:
-        if prod(shape) >= MIN_NUMEL and prod(shard.sizes):
+        if prod(shape) >= MIN_NUMEL and 0 not in shard.sizes:
             groups[shape, shard].append(leaf)
     return {
         (name, shard): source
