@@ -53,7 +53,9 @@ def full(scale=1):
         "even": torch.randn(24, 36, generator=generator),
         "uneven": torch.randn(37, 29, generator=generator),
         "prime": torch.randn(13, 7, 5, generator=generator),
-        "half": torch.randn(50, 40, generator=generator).bfloat16(),
+        "half": (exact := torch.randn(50, 40, generator=generator)).bfloat16(),
+        "exact": exact,
+        "mixed": torch.cat([exact[:-1], exact[-1:] + 9]).bfloat16(),  # not everywhere a rounding
         "few": torch.randn(2, 3, generator=generator),  # fewer rows than ranks
         "ints": torch.randint(-9, 9, (31,), generator=generator),
         "none": torch.empty(0, 4),
@@ -146,6 +148,9 @@ def reshard(folder, save, load, groups):
             for n, t in checkpoint.open(folder).manifest.tensors.items()
         }
         assert (kinds["even"], kinds["exp_avg"], kinds["step"]) == ("param", "exp_avg", "other")
+        opened = checkpoint.open(folder)
+        assert opened["model/half"].rounded_from == "model/exact"
+        assert opened["model/mixed"].rounded_from is None
     dist.barrier()
 
 

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import time
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -17,11 +18,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from checkpoint_cases import same, training_state
 from hypothesis import given, settings, strategies as st
+from torch.distributed.checkpoint.planner import SavePlanner
 
-from gpucodec import checkpoint
+from gpucodec import QuantizeConfig, checkpoint
+from gpucodec.checkpoint import Policy, Rule
 from gpucodec.checkpoint.dcp import ZarrReader, ZarrWriter
 from gpucodec.checkpoint.dcp.layout import Shard, check_shards, chunk_shape, chunks_of
-from gpucodec.errors import UnsupportedError
+from gpucodec.errors import GpucodecError, UnsupportedError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -126,6 +129,48 @@ def test_checkpoints_of_dcp_and_of_save_are_the_same_thing(tmp_path):
         load(other, tmp_path / place)
         assert all(torch.equal(other["model"][name], one) for name, one in state["model"].items())
         assert (other["step"], other["names"]) == (3, state["names"])
+
+
+def test_rounded_weights_are_references_to_their_masters(tmp_path):
+    """Each of which is needed, sound, for what was rounded from it."""
+    master = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    state = {"w": master.bfloat16(), "h": master.half(), "master": master, "v": master + 1}
+    save(state, tmp_path)
+    opened = checkpoint.open(tmp_path)
+    assert [opened[name].rounded_from for name in state] == ["master", "master", None, None]
+    assert same(opened.load(), state)
+    assert torch.equal(opened["w"][5:9, 3:70], state["w"][5:9, 3:70])
+    path, other = (tmp_path / opened[name].array.path / "c.0.0" for name in ("master", "v"))
+    for damage in (path.unlink, lambda: path.write_bytes(other.read_bytes())):
+        damage()
+        with pytest.raises(BaseException, match=r"missing|not what was|bytes"):
+            load({"w": torch.zeros(64, 64, dtype=torch.bfloat16)}, tmp_path)
+        with pytest.raises(GpucodecError, match=opened["master"].array.path):
+            opened["w"][:3]
+
+
+def test_quantized_masters_have_no_references(tmp_path):
+    master = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    policy = Policy((Rule(QuantizeConfig("int8"), name="master"),))
+    save({"w": master.bfloat16(), "master": master}, tmp_path, policy=policy)
+    assert checkpoint.open(tmp_path)["w"].rounded_from is None
+    assert torch.equal(checkpoint.open(tmp_path)["w"][:], master.bfloat16())
+
+
+def test_planners_that_send_nothing_are_refused(tmp_path):
+    """They would have the second save write over the first."""
+    state = {"w": torch.ones(64, 64)}
+    key = CachingPlanner.__name__
+    assert key not in SavePlanner._cached_all_plans
+    save_with = partial(dcp.save, storage_writer=ZarrWriter(tmp_path), no_dist=True)
+    save_with(state, planner=CachingPlanner(enable_plan_caching=True))
+    with pytest.raises(BaseException, match="must not cache plans"):
+        save_with({"w": torch.zeros(64, 64)}, planner=CachingPlanner(enable_plan_caching=True))
+    assert same(checkpoint.load(None, tmp_path), state)
+
+
+class CachingPlanner(dcp.DefaultSavePlanner):
+    """torch keeps plans by the names of planners."""
 
 
 def test_overwriting_leaves_nothing_stale(tmp_path):

@@ -136,7 +136,7 @@ def test_a_damaged_master_is_an_error_of_its_weights(tmp_path):
     state = mixed()
     checkpoint.save(state, tmp_path)
     opened = checkpoint.open(tmp_path)
-    source = opened[PAIRS["model/a"]]._array
+    source = opened[PAIRS["model/a"]].array
     path = tmp_path / source.path / "c.0.0"
     content = path.read_bytes()
     target = {"model": {"a": torch.zeros(300, 70, dtype=torch.bfloat16)}}
@@ -167,7 +167,7 @@ def test_differences_retention_and_compact(tmp_path):
             assert opened["model/a"].rounded_from == PAIRS["model/a"]
             assert same(opened.load(), states[step])
             assert bits(opened["model/a"][5:9]) == bits(states[step]["model"]["a"][5:9])
-        assert {series.open(s)[PAIRS["model/a"]]._array.depth for s in (3, 4)} == {0, 1}
+        assert {series.open(s)[PAIRS["model/a"]].array.depth for s in (3, 4)} == {0, 1}
         named = series.open(3).manifest.keys() | series.open(4).manifest.keys()
         assert set(series.storage.list("arrays/")) == named
 
