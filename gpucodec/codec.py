@@ -12,7 +12,7 @@ import numpy as np
 from . import buffers, frame as frames, predicted, threads as pool
 from .config import DEFAULT_CONFIG, Config
 from .dtypes import from_numpy
-from .errors import CorruptionError, GpucodecError, TruncatedError
+from .errors import CorruptionError, GpucodecError
 from .kernels import quantspec, spec
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ def decode_runs(
         return
     found, work = [], []
     for frame, payload, first, last, out in runs:
-        require_payload(frame, first, last, payload.size)
+        frame.require_payload(first, last, payload.size)
         start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
         assert out.size == stop - start, (out.size, stop - start)
         status = np.zeros(last - first, np.uint8)
@@ -319,14 +319,6 @@ def decode_runs(
     pool.run(work, threads)
     for frame, status, first in found:
         raise_if_damaged(frame, status, first)
-
-
-def require_payload(frame: Frame, first: int, last: int, n_bytes: int) -> None:
-    """TruncatedError unless blocks `first` to `last` - 1 have so many payload bytes."""
-    expected = int(frame.offsets[last] - frame.offsets[first])
-    if n_bytes != expected:
-        message = f"blocks {first} to {last} have {expected} payload bytes, got {n_bytes}"
-        raise TruncatedError(message)
 
 
 def inspect(frame: Any) -> FrameInfo | QuantizedInfo:

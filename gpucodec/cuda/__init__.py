@@ -314,7 +314,7 @@ def decode_runs(runs: Sequence[tuple[Frame, Any, int, int, Any]], *, stream: Any
     views, pieces = [], []
     for frame, payload, first, last, out in runs:
         source = arrays.view(payload)
-        codec.require_payload(frame, first, last, source.n_bytes)
+        frame.require_payload(first, last, source.n_bytes)
         piece = decoding.Piece(frame, source.address, 0, first, last)
         target = arrays.target(out, piece.out_bytes)
         piece.out = target.address
