@@ -182,8 +182,8 @@ async def _run_windows(
     sync = is_sync_handle(handle)
 
     async def window(start: int) -> T:
-        prototype = fetching(handle, spec.prototype)
-        return await run(steps(items[start : start + size]), prototype, sync=sync)
+        prototypes = fetching(handle, spec.prototype)
+        return await run(steps(items[start : start + size]), prototypes, sync=sync)
 
     return await each(window, ((start,) for start in range(0, len(items), size)), WINDOWS)
 
