@@ -35,6 +35,8 @@ class Part:
     name: str
     quick: tuple[str, ...] = ()
     """Arguments of a run of about a minute."""
+    full: tuple[str, ...] = ()
+    """Those of a run of some minutes: the benchmark by itself may do more rounds."""
     needs: tuple[str, ...] = ()
     """Packages without which it is left out."""
     sized: bool = False
@@ -42,18 +44,31 @@ class Part:
 
 
 PARTS: Final = (
-    Part(LOSSLESS, ("--quick",), sized=True),
-    Part("growth", ("--most-bytes", str(1 << 26), "--patience", "4"), ("psutil",), sized=True),
-    Part("transforms", ("--rounds", "2"), sized=True),
-    Part("lz", ("--rounds", "2"), ("blosc2", "zstandard"), sized=True),
-    Part("quantize", ("--rounds", "1")),
+    Part(LOSSLESS, ("--quick",), ("--rounds", "5"), sized=True),
+    Part(
+        "growth",
+        ("--most-bytes", str(1 << 26), "--patience", "4"),
+        ("--patience", "20"),
+        needs=("psutil",),
+        sized=True,
+    ),
+    Part("transforms", ("--rounds", "2"), ("--rounds", "5"), sized=True),
+    Part("lz", ("--rounds", "2"), ("--rounds", "5"), needs=("blosc2", "zstandard"), sized=True),
+    Part("quantize", ("--rounds", "1"), ("--rounds", "3")),
+    Part("zarr_io", ("--mib", "32", "--rounds", "2"), ("--rounds", "3"), sized=True),
     Part("zarr_overhead"),
-    Part("checkpoint", ("--rounds", "1", "--megabytes"), ("torch", "safetensors"), sized=True),
-    Part("fs", ("--mib", "128", "--rounds", "2"), ("safetensors",)),
-    Part("cloud", ("--mib", "32", "--rates", "30"), ("moto", "s3fs")),
-    Part("activations", ("--quick",), ("torch", "psutil")),
-    Part("tuner", (), ("torch",)),
-    Part("gpu", (), ("cupy",)),
+    Part(
+        "checkpoint",
+        ("--rounds", "1", "--megabytes"),
+        ("--rounds", "3"),
+        needs=("torch", "safetensors"),
+        sized=True,
+    ),
+    Part("fs", ("--mib", "128", "--rounds", "2"), ("--rounds", "3"), needs=("safetensors",)),
+    Part("cloud", ("--mib", "32", "--rates", "30"), needs=("moto", "s3fs")),
+    Part("activations", ("--quick",), needs=("torch", "psutil")),
+    Part("tuner", needs=("torch",)),
+    Part("gpu", ("--megabytes", "64"), needs=("cupy",), sized=True),
 )
 
 
@@ -63,7 +78,7 @@ def run(part: Part, folder: Path, size: str, *, quick: bool) -> dict[str, Any]:
     if find_spec(f"bench.{part.name}") is None or missing:
         return {"status": f"left out: needs {', '.join(missing) or 'a later version'}"}
     command = [sys.executable, "-W", "ignore", "-m", f"bench.{part.name}"]
-    command += part.quick if quick else ()
+    command += part.quick if quick else part.full
     command += ["--size", size] if part.sized else []
     if part.name == LOSSLESS:
         command += ["--json", str(folder / "lossless.json")]
@@ -155,6 +170,7 @@ def main() -> None:
                 state["parts"][part.name] = run(part, folder, options.size, quick=options.quick)
                 print(state["parts"][part.name]["status"], flush=True)
                 state_path.write_text(json.dumps(state, indent=1))
+                write(folder)  # so that a run that is ended early leaves a report
     found = write(folder)
     console = rich.console.Console()
     if not console.is_terminal:

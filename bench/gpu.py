@@ -1,51 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed on a GPU: GB of decoded data per second, beside a copy on the same device.
+"""Speed on a GPU beside nvCOMP, bitsandbytes, torchao and a device copy, all in one run.
 
-    python -m bench.gpu [MEGABYTES]     prints a table; needs a CUDA device and CuPy
+    python -m bench.gpu [--megabytes 256] [--size tiny]     needs a CUDA device and CuPy
 
-Times are of the device, by events, medians of rounds in which all contestants take turns; the copy
-says what this memory can do at all. nvCOMP's ANS takes part if `nvidia-nvcomp` is installed.
+The largest tensor of each kind of `bench.corpus` (which is trained first, if it is not there), repeated
+up to the size asked for: blocks of all codecs are shorter than the tensor, so that nothing gains by
+the repeats. Times are of the device, by events, medians of rounds in which all contestants take turns. The
+copy says what this memory can do: *roof* is the share of its traffic, where a codec reads one size and
+writes the other. Every decoded bit is compared, and our frames with the CPU's.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-import ml_dtypes
 import numpy as np
 
 import gpucodec
 import gpucodec.cuda
-from gpucodec.cuda import device as devices
+from gpucodec.cuda import device as devices, quantize as launches
+from gpucodec.dtypes import from_numpy
 from gpucodec.frame import parse
 
+from .corpus import Corpus, open_corpus
+from .gpu_peers import Contestant, nvcomp, quantizers
 from .record import record
 
-ROUNDS = 15
-WARM_UP = 2  # rounds in which kernels are compiled and pools filled
-Work = Callable[[], Any]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .gpu_peers import Work
+
+ROUNDS: Final = 15
+WARM_UP: Final = 2  # rounds in which kernels are compiled and pools filled
+KINDS: Final = (
+    "weights bfloat16",
+    "weights float32",
+    "exp_avg_sq float32",
+    "post-ReLU bfloat16",
+    "token ids int64",
+)
+PROFILES: Final[dict[str, Any]] = {
+    "ratio": gpucodec.TensorConfig(),
+    "fast": gpucodec.TensorConfig(profile="fast"),
+    "plain": gpucodec.TensorConfig(profile="plain"),
+}
+QUANTIZED: Final = ("int8", "nf4", "dynamic8", "mxfp8_e4m3", "nvfp4", "log8")
 
 
-def arrays(n_bytes: int) -> dict[str, np.ndarray]:
-    """Weights as they are trained, normal and of one scale for each row; and the extremes."""
-    rng = np.random.default_rng(0)
-    n = n_bytes // 4
-    scale = np.repeat(rng.uniform(0.01, 0.05, -(-n // 4096)), 4096)[:n].astype(np.float32)
-    values = rng.standard_normal(n, np.float32) * scale
-    upper = (values.view(np.uint32) >> 16).astype(np.uint16)
-    return {
-        "float32 weights": values,
-        "bfloat16 weights": np.tile(upper, 2).view(ml_dtypes.bfloat16),
-        "float32 noise": rng.integers(0, 1 << 32, n, np.uint32).view(np.float32),
-        "float32 zeros": np.zeros(n, np.float32),
-    }
+def repeated(array: np.ndarray, n_bytes: int) -> np.ndarray:
+    """An array repeated along its first axis up to about a size; longer ones are cut."""
+    rows = max(1, n_bytes // max(1, array.nbytes // len(array)))
+    turns = -(-rows // len(array))
+    return np.concatenate([array] * turns)[:rows]
+
+
+def tensors(corpus: Corpus, n_bytes: int) -> Iterator[tuple[str, np.ndarray]]:
+    """One tensor of each kind."""
+    for kind in KINDS:
+        largest = max(corpus.tensors(kind).values(), key=lambda array: array.nbytes)
+        yield kind, repeated(largest, n_bytes)
 
 
 def milliseconds(cupy: Any, contestants: dict[str, Work]) -> dict[str, float]:
-    """Median device time of each, after a warm-up."""
+    """Median device time of each on the current stream, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(ROUNDS + WARM_UP):
         for name, work in contestants.items():
@@ -59,100 +80,130 @@ def milliseconds(cupy: Any, contestants: dict[str, Work]) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def nvcomp_contestants(cupy: Any, words: Any, sizes: dict[str, int]) -> dict[str, Work]:
-    """NVIDIA's entropy coder on the same bytes, if it is here."""
-    try:
-        from nvidia import nvcomp
-    except ImportError:
-        return {}
-    codec = nvcomp.Codec(algorithm="ANS", data_type="|u1")
-    source = nvcomp.as_array(words)
-    coded = codec.encode(source)
-    sizes["nvcomp ANS"] = coded.buffer_size
-    if not bool((cupy.asarray(codec.decode(coded)).view(cupy.uint8) == words).all()):
-        raise RuntimeError("nvCOMP does not return what it was given")
-    return {
-        "nvcomp ANS encode": lambda: codec.encode(source),
-        "nvcomp ANS decode": lambda: codec.decode(coded),
-    }
+def ours(cupy: Any, typed: Any, array: np.ndarray) -> Iterator[Contestant]:
+    """gpucodec in its profiles, and for integers by LZ alone; headers are on the host, as of a file."""
+    configs = dict(PROFILES)
+    if array.dtype.kind in "iu":
+        configs["LZ"] = gpucodec.LZConfig()
+    for name, config in configs.items():
+        frame = gpucodec.cuda.encode(typed, config)
+        on_host = cupy.asnumpy(frame)
+        if on_host.tobytes() != gpucodec.encode(array, config).tobytes():
+            raise RuntimeError(f"the GPU's frame of {array.dtype} differs from the CPU's: {name}")
+        header = parse(on_host)
+        room = cupy.empty(gpucodec.max_encoded_size(array.shape, array.dtype, config), np.uint8)
+        out = cupy.empty_like(typed)
+        yield Contestant(
+            f"gpucodec {name}",
+            int(frame.size),
+            lambda config=config, room=room: gpucodec.cuda.encode(typed, config, out=room),
+            lambda frame=frame, out=out, header=header: gpucodec.cuda.decode_async(
+                [frame], [out], headers=[header]
+            ),
+            lambda out=out: bool((out.view(np.uint8) == typed.view(np.uint8)).all()),
+        )
 
 
-def race(cupy: Any, name: str, array: np.ndarray) -> None:
-    """One table row for each contestant, after a check of every bit."""
-    config = gpucodec.TensorConfig(profile="plain")
-    words = cupy.asarray(array.view(np.uint8))
-    typed = words.view(array.dtype)
-    frame = gpucodec.cuda.encode(typed, config)
-    if cupy.asnumpy(frame).tobytes() != gpucodec.encode(array, config).tobytes():
-        raise RuntimeError(f"the GPU's frame of {name} differs from the CPU's")
-    room = cupy.empty(gpucodec.max_encoded_size(array.shape, array.dtype, config), cupy.uint8)
-    out = cupy.empty_like(typed)
-    header = parse(cupy.asnumpy(frame))
+def race(cupy: Any, kind: str, array: np.ndarray, stream: Any) -> None:
+    """A row for each contestant and way."""
+    words = cupy.asarray(array.reshape(-1).view(np.uint8))
+    typed = words.view(array.dtype).reshape(array.shape)
     copy = cupy.empty_like(words)
+    found = [*ours(cupy, typed, array), *nvcomp(cupy, words, array.dtype, stream)]
+    work: dict[str, Work] = {"copy": lambda: copied(copy, words)}
+    for one in found:
+        work |= {f"{one.name} encode": one.encode, f"{one.name} decode": one.decode}
+    times = milliseconds(cupy, work)
+    roof = 2 * array.nbytes / times["copy"]
+    row(kind, "copy", "", array.nbytes / times["copy"] / 1e6, 1.0)
+    for one in found:
+        if not one.check():
+            raise RuntimeError(f"{one.name} does not return {kind} as it was")
+        ratio = array.nbytes / one.n_bytes
+        for way in ("encode", "decode"):
+            time = times[f"{one.name} {way}"]
+            share = (array.nbytes + one.n_bytes) / time / roof
+            gbs = array.nbytes / time / 1e6
+            record("gpu", f"{kind}, {one.name}, {way}", gbs=gbs, ratio=ratio, share=share)
+            row(kind, f"{one.name} {way}", f"{ratio:.3f}", gbs, share)
 
-    def copied() -> None:
-        copy[...] = words
 
-    sizes = {"gpucodec": int(frame.size)}
-    contestants: dict[str, Work] = {
-        "copy": copied,
-        "gpucodec encode": lambda: gpucodec.cuda.encode(typed, config, out=room),
-        "gpucodec decode": lambda: gpucodec.cuda.decode_async([frame], [out], headers=[header]),
-        **nvcomp_contestants(cupy, words, sizes),
-    }
-    for contestant, time in milliseconds(cupy, contestants).items():
-        coder = contestant.rpartition(" ")[0]
-        ratio = f"{array.nbytes / sizes[coder]:.3f}" if coder in sizes else ""
-        record("gpu", f"{name}, {contestant}", gbs=array.nbytes / time / 1e6)
-        print(f"| {name} | {contestant} | {ratio} | {array.nbytes / time / 1e6:.0f} |")
-    if not bool((out.view(cupy.uint8) == words).all()):
-        raise RuntimeError(f"{name} did not decode to what it was")
+def copied(copy: Any, words: Any) -> None:
+    copy[...] = words
 
 
-def quantized(cupy: Any, array: np.ndarray) -> None:
-    """Quantizing and dequantizing without the coding of the parts: GB of traffic a second."""
-    from gpucodec.cuda import quantize as launches
-    from gpucodec.dtypes import from_numpy
+def row(kind: str, what: str, ratio: str, gbs: float, share: float) -> None:
+    print(f"| {kind} | {what} | {ratio} | {gbs:.4g} | {share:.0%} |")
 
-    words = cupy.asarray(array.view(np.uint8))
+
+def quantized(cupy: Any, kind: str, array: np.ndarray, stream: Any) -> None:
+    """Quantizing and dequantizing without the coding of the parts: share of a copy's traffic."""
+    words = cupy.asarray(array.reshape(-1).view(np.uint8))
     out, copy = cupy.empty_like(words), cupy.empty_like(words)
+    at, out_at = (one.__cuda_array_interface__["data"][0] for one in (words, out))
     device, dtype = devices.find(0), from_numpy(array.dtype)
-
-    def copied() -> None:
-        copy[...] = words
-
-    for name in ("int8", "nf4", "dynamic8", "mxfp8_e4m3", "nvfp4", "log8"):
+    work: dict[str, Work] = {"copy": lambda: copied(copy, words)}
+    traffic = {}
+    for name in QUANTIZED:
         config = gpucodec.QuantizeConfig(name)
-        head = array[: 1 << 20]
-        frame = gpucodec.cuda.encode_quantized(words[: head.nbytes].view(array.dtype), config)
+        head = array[: max(1, len(array) >> 6)]
+        frame = gpucodec.cuda.encode_quantized(
+            words[: head.nbytes].view(array.dtype).reshape(head.shape), config
+        )
         if cupy.asnumpy(frame).tobytes() != gpucodec.encode_quantized(head, config).tobytes():
             raise RuntimeError(f"the GPU's {name} differs from the CPU's")
 
         def quantize(config: gpucodec.QuantizeConfig = config) -> Any:
-            return launches.quantize(device, words.data.ptr, dtype, array.shape, config, 0)
+            return launches.quantize(
+                device, at, dtype, array.shape, config, device.current_stream()
+            )
 
         tensor = quantize()
-        traffic = array.nbytes + sum(plane.nbytes for plane in tensor.planes.values())
-        work: dict[str, Work] = {
-            "copy": copied,
-            f"{name} quantize": quantize,
-            f"{name} dequantize": lambda tensor=tensor: launches.dequantize(
-                device, [tensor], [out.data.ptr], 0
-            ),
-        }
-        times = milliseconds(cupy, work)
-        roof = 2 * array.nbytes / times.pop("copy") / 1e6
-        for what, time in times.items():
-            speed = traffic / time / 1e6
-            print(f"| {array.dtype} | {what} | {speed / roof:.0%} of copy traffic | {speed:.0f} |")
+        traffic[name] = array.nbytes + sum(plane.nbytes for plane in tensor.planes.values())
+        work[f"{name} quantize"] = quantize
+        work[f"{name} dequantize"] = lambda tensor=tensor: launches.dequantize(
+            device, [tensor], [out_at], device.current_stream()
+        )
+    work |= beside(array, stream)
+    times = milliseconds(cupy, work)
+    roof = 2 * array.nbytes / times.pop("copy")
+    for what, time in times.items():
+        format_name = what.split()[0]
+        share = traffic[format_name] / time / roof if format_name in traffic else None
+        gbs = array.nbytes / time / 1e6
+        record("gpu", f"{kind}, {what}", gbs=gbs, share=share)
+        print(f"| {kind} | {what} | | {gbs:.4g} | {'' if share is None else f'{share:.0%}'} |")
 
 
-def small(cupy: Any, n: int = 10_000) -> None:
+def beside(array: np.ndarray, stream: Any) -> dict[str, Work]:
+    """bitsandbytes and torchao on the same values and stream."""
+    work: dict[str, Work] = {}
+    for coder in quantizers():
+        import torch
+
+        values = torch.from_numpy(array.view(np.int16 if array.itemsize == 2 else np.float32))
+        if array.itemsize == 2:
+            values = values.view(torch.bfloat16)
+        try:
+            torch.cuda.set_stream(torch.cuda.ExternalStream(stream.ptr))
+            given = values.cuda()
+            state = coder.quantize(given)
+            coder.dequantize(state)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            print(f"| | {coder.library} {coder.format}: {str(error).splitlines()[0]} | | | |")
+            continue
+        work[f"{coder.library}: {coder.format} quantize"] = lambda c=coder, x=given: c.quantize(x)
+        work[f"{coder.library}: {coder.format} dequantize"] = lambda c=coder, s=state: c.dequantize(
+            s
+        )
+    return work
+
+
+def small(cupy: Any, n: int) -> None:
     """Many small tensors: decoded in one batch, and one by one."""
     array = np.random.default_rng(0).normal(0, 0.02, 256).astype(np.float32)
-    config = gpucodec.TensorConfig(profile="plain")
-    frame = cupy.asarray(gpucodec.encode(array, config))
-    outs = [cupy.empty_like(cupy.asarray(array)) for _ in range(n)]
+    frame = cupy.asarray(gpucodec.encode(array, PROFILES["plain"]))
+    outs = [cupy.empty(array.shape, array.dtype) for _ in range(n)]
     headers = [parse(cupy.asnumpy(frame))] * n
 
     def one_by_one() -> None:
@@ -166,11 +217,17 @@ def small(cupy: Any, n: int = 10_000) -> None:
     times = milliseconds(cupy, work)
     factor = times["one by one"] / times["in a batch"]
     for what, time in times.items():
-        print(f"| {n} tensors of {array.nbytes} bytes | decode {what} | | {time:.1f} ms |")
-    print(f"| | the batch is faster | {factor:.1f} times | |")
+        print(f"| {n} tensors of {array.nbytes} bytes | decode {what}: {time:.1f} ms | | | |")
+    print(f"| | the batch is {factor:.1f} times as fast | | | |")
+    record("gpu", "small tensors", x=factor, n=n)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--megabytes", type=float, default=256, help="of each tensor")
+    parser.add_argument("--size", default="full", help="of the corpus: full or tiny")
+    parser.add_argument("--small", type=int, default=10_000, help="number of small tensors")
+    options = parser.parse_args(arguments)
     try:
         devices.find(0)
     except gpucodec.UnsupportedError as error:
@@ -179,13 +236,15 @@ def main() -> None:
 
     properties = cupy.cuda.runtime.getDeviceProperties(0)
     print(f"{properties['name'].decode()}, CuPy {cupy.__version__}, median of {ROUNDS}\n")
-    print("| data | what | ratio | GB/s |\n|---|---|---|---|")
-    n_bytes = int(sys.argv[1] if len(sys.argv) > 1 else 512) << 20
-    for name, array in arrays(n_bytes).items():
-        race(cupy, name, array)
-    for name in ("float32 weights", "bfloat16 weights"):
-        quantized(cupy, arrays(n_bytes)[name])
-    small(cupy)
+    print("| data | what | ratio | GB/s | roof |\n|---|---|---|---|---|")
+    stream = cupy.cuda.Stream(non_blocking=True)
+    found = dict(tensors(open_corpus(options.size), int(options.megabytes * (1 << 20))))
+    with stream:
+        for kind, array in found.items():
+            race(cupy, kind, array, stream)
+        for kind in ("weights float32", "weights bfloat16"):
+            quantized(cupy, kind, found[kind], stream)
+        small(cupy, options.small)
 
 
 if __name__ == "__main__":

@@ -113,14 +113,14 @@ def bitsandbytes_coders() -> Iterator[Coder]:
         "dynamic8",
         torch.from_numpy,
         lambda x: functional.quantize_blockwise(x, blocksize=256),
-        lambda q: functional.dequantize_blockwise(*q).numpy(),
+        lambda q: functional.dequantize_blockwise(*q),
     )
     yield Coder(
         "bitsandbytes",
         "nf4",
         torch.from_numpy,
         lambda x: functional.quantize_4bit(x, blocksize=64, quant_type="nf4"),
-        lambda q: functional.dequantize_4bit(*q).numpy(),
+        lambda q: functional.dequantize_4bit(*q),
     )
 
 
@@ -142,7 +142,7 @@ def torchao_coders() -> Iterator[Coder]:
             name,
             torch.from_numpy,
             lambda x, e=element, s=scaling: mx_tensor.MXTensor.to_mx(x, e, 32, s),
-            lambda q: q.dequantize(torch.float32).numpy(),
+            lambda q: q.dequantize(torch.float32),
         )
 
     def to_nvfp4(x: Any) -> Any:
@@ -154,7 +154,7 @@ def torchao_coders() -> Iterator[Coder]:
         "nvfp4",
         torch.from_numpy,
         to_nvfp4,
-        lambda q: q.dequantize(torch.float32).numpy(),
+        lambda q: q.dequantize(torch.float32),
     )
 
 
@@ -245,7 +245,7 @@ def errors(found: list[Coder], corpus: Corpus | None) -> None:
             mine = snr(values, stored.dequantize())
             cell = f"{mine:.1f}"
             for peer in (c for c in found if c.format == name and c.library != "gpucodec"):
-                theirs = snr(x, peer.dequantize(peer.quantize(peer.prepare(x))))
+                theirs = snr(x, np.asarray(peer.dequantize(peer.quantize(peer.prepare(x)))))
                 widest = max(widest, abs(mine - theirs)) if peer.library != "gguf" else widest
                 if abs(mine - theirs) > 0.05:
                     cell += f" ({theirs:.1f})"

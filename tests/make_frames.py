@@ -128,7 +128,7 @@ def rans(symbols: np.ndarray, p: int, table: dict[int, int]) -> Coded:
 
 def table_width(freq: np.ndarray, p: int) -> int:
     """The bits of a frequency: what the largest needs, save for the filler's."""
-    return 0 if p == 8 else int(np.delete(freq, freq.argmax()).max()).bit_length()
+    return 0 if p == 8 else int(np.delete(freq, freq.argmax()).max(initial=0)).bit_length()
 
 
 def table_bytes(symbols: np.ndarray, freq: np.ndarray, p: int, width: int) -> bytes:

@@ -18,10 +18,14 @@ from gpucodec.cli import main
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 
 
-def run(*arguments, code=0):
-    done = CliRunner().invoke(main, ["checkpoint", *map(str, arguments)])
+def command(*arguments, code=0):
+    done = CliRunner().invoke(main, [*map(str, arguments)])
     assert done.exit_code == code, done.output
     return done.output
+
+
+def run(*arguments, code=0):
+    return command("checkpoint", *arguments, code=code)
 
 
 @pytest.fixture
@@ -85,8 +89,10 @@ def test_inspect_verify_compact(tmp_path):
     state["w"][:5] += 1
     checkpoint.save(state, tmp_path, delta=2)
     output = run("inspect", tmp_path)
-    assert "w  float32 9000  param  gpucodec.tensor, " in output
-    assert "tied = w" in output
+    rows = {line.split()[0]: line.split() for line in output.splitlines() if line}
+    assert rows["w"][1:4] == ["float32", "9000", "param"]
+    assert "of an earlier one" in " ".join(rows["w"])
+    assert rows["tied"][-4:] == ["the", "same", "as", "w"]
     assert "sound" in run("verify", tmp_path)
     assert "sound" in run("verify", tmp_path, "--subset", "2/3")
     for wrong in ("3", "0/3", "4/3", "a/b"):
@@ -97,3 +103,17 @@ def test_inspect_verify_compact(tmp_path):
     chunk.write_bytes(chunk.read_bytes()[:-1])
     assert "error: arrays/" in run("verify", tmp_path, code=1)
     run("verify", tmp_path / "nowhere", code=2)
+
+
+def test_general_commands_know_a_checkpoint(tmp_path):
+    url = f"memory://cli-{tmp_path.name}"
+    for place in (tmp_path / "run", url):
+        checkpoint.save({"w": torch.arange(9000.0)}, place)
+        assert command("inspect", place) == run("inspect", place)
+        assert command("verify", place) == run("verify", place)
+        assert "--json" in command("verify", place, "--json", code=2)
+    refused = command("decompress", tmp_path / "run", tmp_path / "w.safetensors", code=2)
+    assert "is a checkpoint" in refused
+    chunk = next((tmp_path / "run" / "arrays").rglob("c.*"))
+    chunk.unlink()
+    command("verify", tmp_path / "run", code=1)

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import time
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -17,11 +18,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from checkpoint_cases import same, training_state
 from hypothesis import given, settings, strategies as st
+from torch.distributed.checkpoint.planner import SavePlanner
 
-from gpucodec import checkpoint
+from gpucodec import QuantizeConfig, checkpoint
+from gpucodec.checkpoint import Policy, Rule
 from gpucodec.checkpoint.dcp import ZarrReader, ZarrWriter
-from gpucodec.checkpoint.dcp.layout import Shard, check_shards, chunk_shape, chunks_of
-from gpucodec.errors import UnsupportedError
+from gpucodec.checkpoint.dcp.layout import Shard, check_shards, chunks_of, layout_of
+from gpucodec.errors import GpucodecError, UnsupportedError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -77,12 +80,13 @@ def test_shards_come_back_on_other_ranks_and_meshes(tmp_path):
         "2x2:r0->1:r",
         "3:r->2x2:10",
         "2x2:00->4:1",
+        "3:1->4:0",
     )
 
 
 def test_little_more_is_read_than_needed(tmp_path):
-    """Of rows a tenth at most, of columns three tenths, however they were saved."""
-    run(tmp_path, 8, "read 3:0->8:0", "read 4:0->3:1")
+    """Along the axis that was sharded a tenth at most, along others three tenths."""
+    run(tmp_path, 8, "read 3:0->8:0", "read 4:0->3:1", "read 3:1->8:1")
 
 
 def test_fsdp_and_asynchronous_saves(tmp_path):
@@ -97,7 +101,8 @@ def test_little_more_is_read_than_needed_whatever_the_ranks(tmp_path):
         f"read {a}:{x}->{b}:{y}"
         for (a, b), (x, _, y) in itertools.product(pairs, [s.partition("->") for s in axes])
     ]
-    run(tmp_path, 8, *cases, timeout=LONG_TIMEOUT)
+    meshes = [f"read 2x{n}:01->{ranks}:{axis}" for n in (2, 3) for ranks in (3, 8) for axis in "01"]
+    run(tmp_path, 8, *cases, *meshes, timeout=LONG_TIMEOUT)
 
 
 @pytest.mark.long
@@ -126,6 +131,48 @@ def test_checkpoints_of_dcp_and_of_save_are_the_same_thing(tmp_path):
         load(other, tmp_path / place)
         assert all(torch.equal(other["model"][name], one) for name, one in state["model"].items())
         assert (other["step"], other["names"]) == (3, state["names"])
+
+
+def test_rounded_weights_are_references_to_their_masters(tmp_path):
+    """Each of which is needed, sound, for what was rounded from it."""
+    master = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    state = {"w": master.bfloat16(), "h": master.half(), "master": master, "v": master + 1}
+    save(state, tmp_path)
+    opened = checkpoint.open(tmp_path)
+    assert [opened[name].rounded_from for name in state] == ["master", "master", None, None]
+    assert same(opened.load(), state)
+    assert torch.equal(opened["w"][5:9, 3:70], state["w"][5:9, 3:70])
+    path, other = (tmp_path / opened[name].array.path / "c.0.0" for name in ("master", "v"))
+    for damage in (path.unlink, lambda: path.write_bytes(other.read_bytes())):
+        damage()
+        with pytest.raises(BaseException, match=r"missing|not what was|bytes"):
+            load({"w": torch.zeros(64, 64, dtype=torch.bfloat16)}, tmp_path)
+        with pytest.raises(GpucodecError, match=opened["master"].array.path):
+            opened["w"][:3]
+
+
+def test_quantized_masters_have_no_references(tmp_path):
+    master = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    policy = Policy((Rule(QuantizeConfig("int8"), name="master"),))
+    save({"w": master.bfloat16(), "master": master}, tmp_path, policy=policy)
+    assert checkpoint.open(tmp_path)["w"].rounded_from is None
+    assert torch.equal(checkpoint.open(tmp_path)["w"][:], master.bfloat16())
+
+
+def test_planners_that_send_nothing_are_refused(tmp_path):
+    """They would have the second save write over the first."""
+    state = {"w": torch.ones(64, 64)}
+    key = CachingPlanner.__name__
+    assert key not in SavePlanner._cached_all_plans
+    save_with = partial(dcp.save, storage_writer=ZarrWriter(tmp_path), no_dist=True)
+    save_with(state, planner=CachingPlanner(enable_plan_caching=True))
+    with pytest.raises(BaseException, match="must not cache plans"):
+        save_with({"w": torch.zeros(64, 64)}, planner=CachingPlanner(enable_plan_caching=True))
+    assert same(checkpoint.load(None, tmp_path), state)
+
+
+class CachingPlanner(dcp.DefaultSavePlanner):
+    """torch keeps plans by the names of planners."""
 
 
 def test_overwriting_leaves_nothing_stale(tmp_path):
@@ -223,7 +270,8 @@ def test_no_chunk_belongs_to_two_shards(shape, ranks, itemsize, chunk):
     shards = [Shard(*zip(*parts, strict=True)) for parts in itertools.product(*cuts)]
     check_shards("w", shape, shards)
     with mock.patch.object(grid, "CHUNK_BYTES", chunk):
-        chunks = chunk_shape("w", shape, itemsize, shards)
+        chunks, order = layout_of("w", shape, itemsize, shards)
+    assert order is None or sorted(order) == list(range(len(shape)))
     found = [number for shard in shards for number, _, _ in chunks_of(shape, chunks, shard)]
     assert sorted(found) == list(range(prod(grid.counts(shape, chunks))))
 
@@ -240,4 +288,4 @@ def test_shards_that_do_not_fit_are_refused():
             check_shards("w", (10,), [Shard(*one) for one in shards])
     ragged = [Shard((0,), (99_991,)), Shard((99_991,), (1000,)), Shard((100_991,), (99_009,))]
     with pytest.raises(UnsupportedError, match="no common measure"):
-        chunk_shape("w", (200_000,), 4, ragged)
+        layout_of("w", (200_000,), 4, ragged)

@@ -43,10 +43,14 @@ def test_a_chain_is_exact_and_smaller_and_bounded(tmp_path):
         depths = []
         for step, state in enumerate(states):
             assert same(series.load(step=step), state)
-            array = series.open(step)["model/mix.weight"]._array
+            array = series.open(step)["model/mix.weight"].array
             depths.append(array.depth)
             part = series.open(step)["model/mix.weight"][3:9, ::2]
             assert bits(part) == bits(state["model"]["mix.weight"][3:9, ::2])
+            group = series.open(step).zarr_group
+            assert bits(group["model/mix.weight"][3:9, ::2]) == bits(part)
+            names = {name for name, one in group.members(max_depth=None) if hasattr(one, "shape")}
+            assert names == set(series.open(step))
         assert depths == [0, 1, 2, 3, 0, 1, 2]
         written = series.stats.written_bytes
     with CheckpointSeries(tmp_path / "full", keep=None) as series:
@@ -64,7 +68,7 @@ def test_bases_stay_as_long_as_they_are_needed(tmp_path):
         assert same(series.load(), states[3])
         named = series.open().manifest.keys()
         assert set(series.storage.list("arrays/")) == named
-        array = series.open()["model/mix.weight"]._array
+        array = series.open()["model/mix.weight"].array
         assert array.depth == 3
         base = array.delta.base.delta.base.delta.base
         path = tmp_path / base.path / "c.0.0"
@@ -141,7 +145,7 @@ def test_one_damaged_chunk_of_a_base_costs_that_tensor_its_difference(
     monkeypatch.setattr(grid, "CHUNK_BYTES", 4000)
     base = {"w": torch.linspace(1, 2, 4000), "x": torch.linspace(2, 3, 4000)}
     checkpoint.save(base, tmp_path)
-    path = tmp_path / checkpoint.open(tmp_path)["w"]._array.path / f"c.{number}"
+    path = tmp_path / checkpoint.open(tmp_path)["w"].array.path / f"c.{number}"
     raw = bytearray(path.read_bytes())
     raw[-20] ^= 1
     path.write_bytes(raw)

@@ -16,7 +16,7 @@ import numpy as np
 from . import grid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .leaves import Leaf
     from .parallel import Workers
@@ -60,9 +60,21 @@ def round_into(exact: Host, out: Host, dtype: str) -> None:
         out[...] = target
 
 
-def find(leaves: Sequence[Leaf], workers: Workers) -> dict[str, str]:
-    """By the names of tensors that are roundings: the names of what they are roundings of."""
-    rounded = [leaf for leaf in leaves if leaf.dtype.name in ROUNDED and _is_large(leaf)]
+def find(
+    leaves: Sequence[Leaf],
+    workers: Workers,
+    hints: Mapping[str, str] | None = None,
+    min_numel: int = MIN_NUMEL,
+) -> dict[str, str]:
+    """By the names of tensors that are roundings: the names of what they are roundings of.
+
+    Of several that fit, it is the one that `hints` name, else the first.
+    """
+    rounded = [
+        leaf
+        for leaf in leaves
+        if leaf.dtype.name in ROUNDED and prod(leaf.shape) >= max(1, min_numel)
+    ]
     shapes = {leaf.shape for leaf in rounded}
     exact = [leaf for leaf in leaves if leaf.dtype.name == EXACT and leaf.shape in shapes]
     if not exact:
@@ -77,14 +89,12 @@ def find(leaves: Sequence[Leaf], workers: Workers) -> dict[str, str]:
 
     def source(leaf: Leaf) -> str | None:
         key = (leaf.dtype.name, leaf.shape, _sample(leaf).tobytes())
-        return next((one.name for one in samples.get(key, ()) if _is_rounding(leaf, one)), None)
+        hint = (hints or {}).get(leaf.name)
+        likely = sorted(samples.get(key, ()), key=lambda one: one.name != hint)
+        return next((one.name for one in likely if _is_rounding(leaf, one)), None)
 
     sources = zip(rounded, workers.map(source, rounded), strict=True)
     return {leaf.name: name for leaf, name in sources if name is not None}
-
-
-def _is_large(leaf: Leaf) -> bool:
-    return prod(leaf.shape) >= MIN_NUMEL
 
 
 def _sample(leaf: Leaf) -> Host:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -42,18 +43,19 @@ class LazyTensor:
         self.name = name
 
     @property
-    def _array(self) -> Array:
+    def array(self) -> Array:
+        """What the manifest says of it."""
         return self._checkpoint.manifest.arrays[self._entry.array]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes."""
-        return self._array.shape
+        return self.array.shape
 
     @property
     def dtype(self) -> str:
         """The data type's name, which NumPy (with ml_dtypes), torch and zarr share."""
-        return self._array.dtype
+        return self.array.dtype
 
     @property
     def kind(self) -> str:
@@ -63,31 +65,31 @@ class LazyTensor:
     @property
     def nbytes(self) -> int:
         """Decoded bytes."""
-        return self._array.nbytes
+        return self.array.nbytes
 
     @property
     def encoded_bytes(self) -> int:
         """Stored bytes."""
-        return self._array.encoded_bytes
+        return self.array.encoded_bytes
 
     @property
     def delta(self) -> str | None:
         """The kind of difference to an earlier tensor that it is stored as: sub, xor, or None."""
-        return None if self._array.delta is None else self._array.delta.op
+        return None if self.array.delta is None else self.array.delta.op
 
     @property
     def rounded_from(self) -> str | None:
         """The tensor that it is the rounding of, if it is stored as that."""
-        if self._array.rounding is None:
+        if self.array.rounding is None:
             return None
-        source = self._array.rounding.source.path
+        source = self.array.rounding.source.path
         tensors = self._checkpoint.manifest.tensors
         return next((name for name, one in tensors.items() if one.array == source), source)
 
     @property
     def codec(self) -> dict[str, Any]:
         """How it is encoded, as zarr's metadata have it."""
-        return dict(self._array.codec)
+        return dict(self.array.codec)
 
     def __len__(self) -> int:
         if not self.shape:
@@ -108,10 +110,10 @@ class LazyTensor:
         """Read a part as an array (bfloat16 and float8 are types of ml_dtypes)."""
         if _is_everything(selection):
             out = np.empty(self.shape, BY_NAME[self.dtype].numpy)
-            task = (self._array, lambda: (out, lambda: None))
+            task = (self.array, lambda: (out, lambda: None))
             read_tensors(self._checkpoint.storage, [task], lambda _: None)
             return out
-        return self._checkpoint.read_part(self._array, selection)
+        return self._checkpoint.read_part(self.array, selection)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Host:
         if copy is False:
@@ -184,7 +186,8 @@ class Checkpoint(Mapping[str, LazyTensor]):
     def zarr_group(self) -> zarr.Group:
         """The tensors as a read-only zarr group, under their names; every read is checked.
 
-        Tensors that are stored as differences or references are not in it.
+        What is stored as a difference or rounding is made from what it refers to, a chunk at a time;
+        the `LazyTensor` of it reads single blocks.
         """
         import zarr
 
@@ -193,9 +196,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
         arrays = self.manifest.arrays
         places = {
-            self._paths[name]: arrays[one.array]
-            for name, one in self.manifest.tensors.items()
-            if len(arrays[one.array].chain) == 1
+            self._paths[name]: arrays[one.array] for name, one in self.manifest.tensors.items()
         }
         with enable():
             return zarr.open_group(CheckedStore(self.storage, places), mode="r", zarr_format=3)
@@ -223,7 +224,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         from .zarrstore import CheckedStore
 
         with enable():
-            store = CheckedStore(self.storage, {array.path: array})
+            store = CheckedStore(self.storage, {array.path: replace(array, delta=None)})
             return zarr.open_array(store, path=array.path, mode="r", zarr_format=3)
 
 

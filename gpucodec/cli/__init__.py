@@ -14,15 +14,21 @@ import click
 
 from .. import __version__
 from ..errors import CorruptionError, GpucodecError
-from ..kernels import quantspec, spec
 from ..threads import set_threads
 from .checkpoints import checkpoint
 from .errors import INTERRUPTED, CommandError, DamagedError
 from .models import model
+from .options import (
+    CODEC_NAMES,
+    PATH,
+    bound_option,
+    cluster_options,
+    force,
+    profile_option,
+    quantize_option,
+)
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-PATH = click.Path(path_type=Path)
-CODEC_NAMES = ("gpucodec", "zstd", "blosc", "gzip", "none")
 
 
 class Commands(click.Group):
@@ -40,44 +46,6 @@ class Commands(click.Group):
             raise CommandError(str(error)) from error
         except KeyboardInterrupt as error:
             raise CommandError("interrupted", INTERRUPTED) from error
-
-
-profile_option = click.option(
-    "--profile",
-    type=click.Choice(spec.PROFILES),
-    default="ratio",
-    show_default=True,
-    help="The smallest, the fastest to decode, or nearly the smallest.",
-)
-quantize_option = click.option(
-    "--quantize",
-    type=click.Choice(tuple(quantspec.BY_NAME)),
-    help="LOSSY: quantize matrices of floats in this format.",
-)
-bound_option = click.option(
-    "--bound",
-    metavar="KIND=VALUE",
-    help="With --quantize: how far a value may be off, such as rel=0.01, abs=1e-3 or range=1e-4; "
-    "what would be further off is kept exactly.",
-)
-
-
-def cluster_options(command: Any) -> Any:
-    """Where the units of a store are worked on, and how the report is printed."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout."),
-        click.option(
-            "--workers", type=click.IntRange(1), help="Processes of a local Dask cluster."
-        ),
-        click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster: tcp://HOST:8786."),
-    ):
-        command = option(command)
-    return command
-
-
-force = click.option(
-    "--force", is_flag=True, help="Replace DST if it exists, once the new one is complete."
-)
 
 
 @click.group(cls=Commands, context_settings=HELP)
@@ -233,17 +201,24 @@ def _copy(src: Path, dst: Path, codec: str, profile: str, *, force: bool) -> Non
 
 
 @main.command()
-@click.argument("path", type=PATH)
-def inspect(path: Path) -> None:
-    """Show what is in a store, a frame or a file: types, shapes, coders, ratios."""
+@click.argument("path")
+def inspect(path: str) -> None:
+    """Show what is in a store, a checkpoint, a frame or a file: types, shapes, coders, ratios.
+
+    Stores and checkpoints may be URLs of fsspec.
+    """
     from ..tensorfiles import is_readable
-    from . import files, stores, survey
+    from ..tensorfiles.tensors import is_url
+    from . import check, files, stores, survey
     from .console import survey as show
 
-    if is_readable(path):
-        show(survey.of_file(files.read(path)))
-    elif path.is_file() and path.suffix != ".zip":
-        show([survey.of_frame(path)])
+    local = None if is_url(path) else Path(path)
+    if check.is_checkpoint(path):
+        _as_checkpoint("inspect", path)
+    elif local and is_readable(local):
+        show(survey.of_file(files.read(local)))
+    elif local and local.is_file() and local.suffix != ".zip":
+        show([survey.of_frame(local)])
     else:
         show(list(survey.of_store(stores.open_store(path))))
 
@@ -300,15 +275,22 @@ def recompress(
 @click.argument("path")
 @cluster_options
 def verify(path: str, *, scheduler: str | None, workers: int | None, as_json: bool) -> None:
-    """Decode everything in a store, a frame or a compressed file, check every hash, keep nothing.
+    """Decode everything in a store, a checkpoint, a frame or a compressed file; keep nothing.
 
-    PATH may be a URL of fsspec. A store is decoded here, or with --scheduler or --workers on a Dask
-    cluster. The exit code is 1 if anything is damaged or missing.
+    Every hash is checked. PATH may be a URL of fsspec. A store is decoded here, or with --scheduler or
+    --workers on a Dask cluster. The exit code is 1 if anything is damaged or missing.
     """
     from . import check
     from .console import ready, say
     from .scale import run
 
+    if check.is_checkpoint(path):
+        if scheduler or workers or as_json:
+            raise CommandError(
+                f"{path} is a checkpoint: --scheduler, --workers, --json are for zarr stores"
+            )
+        _as_checkpoint("verify", path)
+        return
     if check.is_file(path):
         ready()
         check.frame(path)
@@ -317,6 +299,10 @@ def verify(path: str, *, scheduler: str | None, workers: int | None, as_json: bo
     if scheduler is None and workers is None:
         ready()
     _tell(run.verify(path, scheduler, workers), as_json)
+
+
+def _as_checkpoint(command: str, url: str) -> None:
+    click.get_current_context().invoke(checkpoint.commands[command], url=url)
 
 
 def _tell(report: Any, as_json: bool) -> None:

@@ -26,6 +26,16 @@ def is_file(path: str) -> bool:
     return bool(fs.isfile(name)) and not path.endswith(".zip")
 
 
+def is_checkpoint(path: str) -> bool:
+    """Whether this is what `checkpoint.save` wrote, not a store to open with zarr."""
+    from ..checkpoint.manifest import NAME
+
+    if not is_url(path):
+        return (Path(path) / NAME).is_file()
+    fs, name = _opened(path)
+    return bool(fs.isfile(f"{name.rstrip('/')}/{NAME}"))
+
+
 def frame(path: str) -> None:
     """Verify a file that is one frame, or one that the filesystem wrote. Raises GpucodecError."""
     if is_url(path):

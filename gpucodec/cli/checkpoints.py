@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from .errors import CommandError, DamagedError
+
+if TYPE_CHECKING:
+    from ..checkpoint import TensorInfo
 
 SHARD_BYTES: Final = 5_000_000_000  # `convert.SHARD_BYTES`, which is slow to import
 POLICIES: Final = ("lossless", "resume", "archive")
@@ -77,21 +80,48 @@ def export(url: str, dst: Path, *, force: bool, shard_bytes: int) -> None:
 @checkpoint.command()
 @click.argument("url")
 def inspect(url: str) -> None:
-    """Show each tensor of a checkpoint: type, shape, kind, codec, ratio."""
+    """Show each tensor of a checkpoint: type, shape, kind, ratio, and how it is stored."""
     from ..checkpoint import inspect as look
+    from .console import say, size, table
 
     info = look(url)
-    for row in info.tensors:
-        shape = "x".join(map(str, row.shape)) or "scalar"
-        how = f"{row.codec['name']}{f', {row.delta} of an earlier one' if row.delta else ''}"
-        if row.rounded_from:
-            how = f"rounded from {row.rounded_from}"
-        same = f" = {row.same_as}" if row.same_as else ""
-        click.echo(f"{row.name}{same}  {row.dtype} {shape}  {row.kind}  {how}  {row.ratio:.3f}")
-    click.echo(
-        f"{len(info.tensors)} tensors, {info.decoded_bytes} -> {info.encoded_bytes} bytes, ratio "
-        f"{info.ratio:.3f}, {info.n_objects} objects, policy {info.policy}, id {info.id}"
+    table(
+        ("tensor", "dtype", "shape", "kind", "bytes", "stored", "ratio", "how"),
+        (
+            (
+                row.name,
+                row.dtype,
+                "×".join(map(str, row.shape)) or "scalar",
+                row.kind,
+                size(row.decoded_bytes),
+                size(row.encoded_bytes) if row.encoded_bytes else "-",
+                f"{row.ratio:.3f}" if row.encoded_bytes else "-",
+                _how(row),
+            )
+            for row in info.tensors
+        ),
+        (
+            "total",
+            *("", "", ""),
+            size(info.decoded_bytes),
+            size(info.encoded_bytes),
+            f"{info.ratio:.3f}",
+            "",
+        ),
     )
+    say(
+        f"{len(info.tensors)} tensors, {info.n_objects} objects, policy {info.policy}, id {info.id[:12]}"
+    )
+
+
+def _how(row: TensorInfo) -> str:
+    """By what a tensor is stored, in words."""
+    if row.same_as:
+        return f"the same as {row.same_as}"
+    if row.rounded_from:
+        return f"rounded from {row.rounded_from}"
+    codec = str(row.codec["name"]).removeprefix("gpucodec.")
+    return f"{codec}, {row.delta} of an earlier one" if row.delta else codec
 
 
 @checkpoint.command()

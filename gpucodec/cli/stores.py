@@ -21,6 +21,7 @@ from ..views import carrier
 from ..zarr import QuantizeCodec, TensorCodec, enable
 from ..zarr._compat import sync
 from . import layout, lossy
+from .check import is_checkpoint
 from .errors import CommandError, DamagedError
 from .output import interrupts_held
 
@@ -130,7 +131,9 @@ def open_store(path: Path | str) -> Store:
             members = [] if isinstance(root, zarr.Array) else root.members(max_depth=None)
             nodes = dict(sorted(members))
     except FileNotFoundError as error:
-        raise CommandError(f"{path} is no zarr store") from error
+        hint = ": see gpucodec checkpoint --help" if is_checkpoint(str(path)) else ""
+        kind = "a checkpoint, " if hint else ""
+        raise CommandError(f"{path} is {kind}no zarr store{hint}") from error
     except Exception as error:  # zarr raises whatever its parsers stumble upon
         raise DamagedError(f"{path}: metadata cannot be read: {error}") from error
     arrays = {path: node for path, node in nodes.items() if isinstance(node, zarr.Array)}

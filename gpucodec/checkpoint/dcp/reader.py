@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.distributed.checkpoint import StorageReader
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
@@ -28,11 +30,14 @@ from ..leaves import leaf, torch_type
 from ..load import fill, read_tensors
 from ..parallel import Workers
 from ..read import read_manifest
+from ..rounding import round_into
 from ..storage import connect
 from ..structure import unflatten
 from ..view import Checkpoint, to_torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 
     from ..load import Task
@@ -135,7 +140,7 @@ class ZarrReader(StorageReader):  # type: ignore[misc] # torch has no types here
         """Read the parts of the plan."""
         codecs.warm(array.codec for array in self.checkpoint.manifest.arrays.values())
         whole: list[Task] = []
-        parts: list[tuple[Any, Any, Any]] = []
+        parts: list[Part] = []
         commits: list[tuple[Any, Any]] = []
         for item in plan.items:
             fqn = item.storage_index.fqn
@@ -159,11 +164,11 @@ class ZarrReader(StorageReader):  # type: ignore[misc] # torch has no types here
             elif target.numel():
                 offsets = item.storage_offsets
                 box = tuple(slice(o, o + n) for o, n in zip(offsets, lengths, strict=True))
-                parts.append((lazy, box, target))
+                parts.append(Part(lazy, box, target))
         storage = self.checkpoint.storage
         read_tensors(storage, whole, lambda _: None)
         with Workers(storage.workers) as workers:
-            workers.map(_read_part, parts)
+            workers.map(_read_part, _with_roundings(parts))
         for item, target in commits:
             planner.commit_tensor(item, target)
         future: Future[None] = Future()
@@ -171,7 +176,36 @@ class ZarrReader(StorageReader):  # type: ignore[misc] # torch has no types here
         return future
 
 
-def _read_part(job: tuple[LazyTensor, Any, Any]) -> None:
-    """Read a part of a tensor to where it belongs."""
-    lazy, box, target = job
-    target.copy_(to_torch(lazy.numpy(box)))
+class Part(NamedTuple):
+    """A part of a tensor, and where it belongs."""
+
+    lazy: LazyTensor
+    box: tuple[slice, ...]
+    target: Any
+
+
+def _with_roundings(parts: Iterable[Part]) -> Iterable[tuple[Part, list[Part]]]:
+    """Parts to read, each with the same part of tensors that are its roundings: they are read once."""
+    grouped: dict[Any, tuple[list[Part], list[Part]]] = defaultdict(lambda: ([], []))
+    for part in parts:
+        array = part.lazy.array
+        source = array if array.rounding is None else array.rounding.source
+        place = tuple((along.start, along.stop) for along in part.box)
+        grouped[source.path, place][array is not source].append(part)
+    for exact, rounded in grouped.values():
+        yield from ((part, []) for part in exact[1:])
+        if exact:
+            yield exact[0], rounded
+        else:
+            yield from ((part, []) for part in rounded)
+
+
+def _read_part(job: tuple[Part, list[Part]]) -> None:
+    """Read a part of a tensor to where it belongs, and what is rounded from it."""
+    (lazy, box, target), rounded = job
+    exact = lazy.numpy(box)
+    target.copy_(to_torch(exact))
+    for one in rounded:
+        part = np.empty(exact.shape, BY_NAME[one.lazy.dtype].numpy)
+        round_into(exact, part, one.lazy.dtype)
+        one.target.copy_(to_torch(part))

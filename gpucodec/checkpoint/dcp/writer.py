@@ -11,7 +11,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch.distributed.checkpoint import StorageWriter
 from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.planner import WriteItemType
@@ -28,14 +27,20 @@ from ..leaves import Leaf, refuse_special
 from ..manifest import Array, Manifest, Object, Tensor
 from ..parallel import Workers
 from ..policy import policy_of
+from ..rounding import round_into
 from ..save import previous
 from ..storage import connect
-from ..structure import Flat, flatten
-from ..write import FOLDER, NAME_BYTES, write_metadata
-from .layout import LEAST_BYTES, Shard, block_words, check_shards, chunk_shape, chunks_of
+from ..structure import Flat
+from ..view import Checkpoint
+from ..write import FOLDER, NAME_BYTES, Reference, write_metadata
+from .layout import LEAST_BYTES, Shard, block_words, check_shards, chunks_of, layout_of
+from .rounded import bring_together, find_parts, likely_masters
+from .tree import containers, nest, value_of
 
 if TYPE_CHECKING:
-    from torch.distributed.checkpoint.metadata import Metadata
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
     from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 
     from ..policy import Policy
@@ -56,9 +61,9 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
     policy
         As for `gpucodec.checkpoint.save`.
     chunk_bytes
-        Shards are cut along an axis of theirs, in up to 24 chunks of at least this many bytes, so
-        that a load which shards that axis reads little more than it needs: with 24 chunks, a third
-        at most. Fewer bytes, more objects.
+        Shards are cut along an axis that is not sharded, in up to 24 chunks of at least this many
+        bytes, so that a load which shards that axis reads little more than it needs: with 24
+        chunks, a third at most. Fewer bytes, more objects.
 
     Raises
     ------
@@ -111,11 +116,20 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
         return isinstance(checkpoint_id, (str, os.PathLike))
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """As it is."""
-        return plan
+        """Note what this rank has, before planners take replicas away."""
+        return replace(plan, storage_data={item.index for item in plan.items})
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Choose chunks and codecs, so that no two ranks write the same chunk."""
+        """Choose chunks and codecs, so that no two ranks write the same chunk.
+
+        Raises
+        ------
+        UnsupportedError
+            A planner that sends nothing when nothing changed: where to write changes each time.
+
+        """
+        if not all(plan.usable for plan in plans):
+            raise UnsupportedError("planners must not cache plans: enable_plan_caching=False")
         paths: dict[str, tuple[Any, ...]] = {}
         for plan in plans:
             paths |= plan.planner_data or {}
@@ -131,7 +145,7 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
                 chunk = item.tensor_data.chunk
                 shards[fqn].append(Shard(tuple(chunk.offsets), tuple(chunk.sizes)))
         leaves = {fqn: _leaf(names[fqn], one) for fqn, one in data.items()}
-        kinds = kinds_of(Flat(leaves=list(leaves.values()), containers=_containers(names.values())))
+        kinds = kinds_of(Flat(leaves=list(leaves.values()), containers=containers(names.values())))
         save = secrets.token_hex(NAME_BYTES)
         layout: dict[str, Any] = {}
         for number, (fqn, leaf) in enumerate(leaves.items()):
@@ -139,7 +153,7 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
             kind = kinds[leaf.name]
             config = self.policy.config(leaf.name, kind, leaf.dtype.name, leaf.shape)
             parts, itemsize = shards[fqn], leaf.dtype.itemsize
-            chunks = chunk_shape(leaf.name, leaf.shape, itemsize, parts, self.chunk_bytes)
+            chunks, order = layout_of(leaf.name, leaf.shape, itemsize, parts, self.chunk_bytes)
             if config == DEFAULT_CONFIG and len(parts) > 1:
                 config = TensorConfig(block_size=block_words(chunks))
             layout[fqn] = {
@@ -149,28 +163,41 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
                 "dtype": leaf.dtype.name,
                 "shape": leaf.shape,
                 "chunks": chunks,
+                "order": order,
                 "codec": codecs.to_json(config),
             }
+        masters = likely_masters(leaves, kinds)
+        for fqn, master in masters.items():
+            layout[fqn]["master"] = leaves[master].name
         self._global = {"layout": layout, "paths": names}
-        return [replace(plan, storage_data=layout) for plan in plans]
+        together = bring_together(plans, [plan.storage_data or set() for plan in plans], masters)
+        return [replace(plan, storage_data=layout) for plan in together]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Encode and write what this rank has."""
         layout = plan.storage_data
         codecs.warm(one["codec"] for one in layout.values())
         results: list[WriteResult] = []
+        parts: list[tuple[MetadataIndex, Leaf, Shard]] = []
+        for item in plan.items:
+            if item.type == WriteItemType.BYTE_IO:
+                tree = value_of(item.index.fqn, planner.resolve_data(item))
+                results.append(WriteResult(item.index, len(str(tree)), {"value": tree}))
+            else:
+                one = layout[item.index.fqn]
+                parts.append((item.index, *_shard(item, planner.resolve_data(item), one)))
         with Workers(self.storage.workers) as workers:
+            sources = self._find_roundings(parts, layout, workers)
             jobs: list[tuple[Leaf, dict[str, Any], Any]] = []
             n_chunks: list[tuple[Any, int]] = []
-            for item in plan.items:
-                if item.type == WriteItemType.BYTE_IO:
-                    tree = _value(item.index.fqn, planner.resolve_data(item))
-                    results.append(WriteResult(item.index, len(str(tree)), {"value": tree}))
+            for index, leaf, shard in parts:
+                if source := sources.get((leaf.name, shard)):
+                    results.append(WriteResult(index, 0, {"shard": shard, "source": source}))
                     continue
-                one = layout[item.index.fqn]
-                leaf, places = _shard(item, planner.resolve_data(item), one)
+                one = layout[index.fqn]
+                places = list(chunks_of(one["shape"], one["chunks"], shard))
                 jobs += [(leaf, one, place) for place in places]
-                n_chunks.append((item.index, len(places)))
+                n_chunks.append((index, len(places)))
             written = iter(workers.map(self._write_chunk, jobs))
             for index, n in n_chunks:
                 found = [next(written) for _ in range(n)]
@@ -181,14 +208,33 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
         future.set_result(results)
         return future
 
+    def _find_roundings(
+        self,
+        parts: Sequence[tuple[MetadataIndex, Leaf, Shard]],
+        layout: Mapping[str, Any],
+        workers: Workers,
+    ) -> dict[tuple[str, Shard], str]:
+        """Parts that need not be written, as they are roundings of others of this rank."""
+        exact = [
+            (leaf, shard, layout[index.fqn]["shape"])
+            for index, leaf, shard in parts
+            if layout[index.fqn]["codec"]["name"] == codecs.LOSSLESS
+        ]
+        hints = {one["name"]: one["master"] for one in layout.values() if "master" in one}
+        return find_parts(exact, hints, workers)
+
     def _write_chunk(self, job: tuple[Leaf, dict[str, Any], Any]) -> list[int]:
         """Number, size and hash of a chunk."""
         leaf, one, (number, box, own) = job
-        part = leaf.chunk(own)
+        return self._put(leaf.chunk(own), one, number, box)
+
+    def _put(self, part: Any, one: dict[str, Any], number: int, box: Any) -> list[int]:
         if part.shape != tuple(one["chunks"]):
             padded = np.zeros(one["chunks"], part.dtype)
             padded[tuple(slice(0, n) for n in part.shape)] = part
             part = padded
+        if one["order"] is not None:
+            part = np.ascontiguousarray(part.transpose(one["order"]))
         raw = codecs.encode(part, codecs.from_json(one["codec"]))
         index = [p.start // c for p, c in zip(box, one["chunks"], strict=True)]
         key = "/".join([one["array"], ".".join(["c", *map(str, index)])])
@@ -207,15 +253,15 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
         del metadata  # all of it is in the plans
         chunks: dict[str, dict[int, Object]] = defaultdict(dict)
         values: dict[str, Any] = {}
+        rounded: dict[str, list[tuple[Shard, str]]] = defaultdict(list)
         for result in (result for rank in results for result in rank):
             fqn, found = result.index.fqn, result.storage_data
             if "value" in found:
                 values[fqn] = found["value"]
-                continue
-            for number, size, digest in found["chunks"]:
-                if number in chunks[fqn]:
-                    raise CorruptionError(f"{fqn}: chunk {number} was written twice")
-                chunks[fqn][number] = Object(size, digest)
+            elif "source" in found:
+                rounded[fqn].append((found["shard"], found["source"]))
+            else:
+                _note(fqn, chunks[fqn], found["chunks"])
         layout = self._global["layout"]
 
         def describe(fqn: str) -> Array:
@@ -225,21 +271,71 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
             if sorted(parts) != list(range(expected)):
                 raise CorruptionError(f"{fqn}: {len(parts)} of {expected} chunks were written")
             config = codecs.from_json(one["codec"])
-            empty = write_metadata(self.storage, one["array"], one["dtype"], shape, grid, config)
+            empty = write_metadata(
+                self.storage, one["array"], one["dtype"], shape, grid, config, one["order"]
+            )
             return replace(empty, objects=tuple(parts[i] for i in range(expected)))
 
         with Workers(self.storage.workers) as workers:
-            arrays = {array.path: array for array in workers.map(describe, layout)}
+            sources = {fqn: {name for _, name in parts} for fqn, parts in rounded.items()}
+            whole = {f for f, names in sources.items() if len(names) == 1 and not chunks[f]}
+            stored = [fqn for fqn in layout if fqn not in rounded]
+            found = dict(zip(stored, workers.map(describe, stored), strict=True))
+            by_name = {layout[fqn]["name"]: array for fqn, array in found.items()}
+            mixed = [fqn for fqn in rounded if fqn not in whole]
+            for fqn in mixed:
+                made = self._make(layout[fqn], rounded[fqn], by_name, workers)
+                _note(fqn, chunks[fqn], made)
+            found |= zip(mixed, workers.map(describe, mixed), strict=True)
+            for fqn in whole:
+                one, [source] = layout[fqn], sources[fqn]
+                reference = Reference(one["dtype"], one["codec"], one["array"])
+                found[fqn] = reference.to(by_name[source])
+        arrays = {found[fqn].path: found[fqn] for fqn in layout}
         tensors = {
-            one["name"]: Tensor(one["array"], one["kind"], "torch") for one in layout.values()
+            one["name"]: Tensor(found[fqn].path, one["kind"], "torch")
+            for fqn, one in layout.items()
         }
         names = {fqn: {"tensor": one["name"]} for fqn, one in layout.items()}
-        tree = _nest(self._global["paths"], {**values, **names})
+        tree = nest(self._global["paths"], {**values, **names})
         manifest = Manifest(tree, tensors, arrays, {"metadata": {}, "policy": self.policy.name})
         self.storage.flush()
         before = previous(self.storage, manifests.NAME)
         self.storage.commit(manifests.NAME, manifest.to_bytes(), before)
         collect(self.storage)
+
+    def _make(
+        self,
+        one: dict[str, Any],
+        parts: Iterable[tuple[Shard, str]],
+        arrays: Mapping[str, Array],
+        workers: Workers,
+    ) -> list[list[int]]:
+        """Write chunks that were left out as roundings, of a tensor that is not one as a whole."""
+        view = Checkpoint(self.storage, Manifest(None, {}, {}))
+        shape, chunks = one["shape"], one["chunks"]
+        jobs = [
+            (arrays[source], number, box)
+            for shard, source in parts
+            for number, box, _ in chunks_of(shape, chunks, shard)
+        ]
+
+        def make(job: tuple[Array, int, Any]) -> list[int]:
+            array, number, box = job
+            exact = np.ascontiguousarray(view.read_part(array, box))
+            part = np.empty(exact.shape, BY_NAME[one["dtype"]].numpy)
+            round_into(exact, part, one["dtype"])
+            return self._put(part, one, number, box)
+
+        return workers.map(make, jobs)
+
+
+def _note(fqn: str, chunks: dict[int, Object], written: Iterable[list[int]]) -> None:
+    """Take down chunks that were written."""
+    for number, size, digest in written:
+        if number in chunks:
+            raise CorruptionError(f"{fqn}: chunk {number} was written twice")
+        chunks[number] = Object(size, digest)
 
 
 def _leaf(path: tuple[Any, ...], data: Any) -> Leaf:
@@ -251,60 +347,10 @@ def _leaf(path: tuple[Any, ...], data: Any) -> Leaf:
     return Leaf(name, path, None, BY_NAME[label], tuple(data.size), "torch")
 
 
-def _shard(item: WriteItem, tensor: Any, one: dict[str, Any]) -> tuple[Leaf, list[Any]]:
-    """What this rank has of a tensor, and the chunks that it consists of."""
+def _shard(item: WriteItem, tensor: Any, one: dict[str, Any]) -> tuple[Leaf, Shard]:
+    """What this rank has of a tensor, and which part that is."""
     refuse_special(one["name"], tensor)
     shard = Shard(tuple(item.tensor_data.chunk.offsets), tuple(item.tensor_data.chunk.sizes))
     if tuple(tensor.shape) != shard.sizes:
         raise ValueError(f"{one['name']}: shard has shape {tuple(tensor.shape)}, not {shard}")
-    leaf = Leaf(one["name"], (), tensor, BY_NAME[one["dtype"]], shard.sizes, "torch")
-    return leaf, list(chunks_of(one["shape"], one["chunks"], shard))
-
-
-def _containers(paths: Any) -> dict[tuple[Any, ...], frozenset[Any]]:
-    """The keys of each dict, by the path that leads to it."""
-    found: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
-    for path in paths:
-        for depth, key in enumerate(path):
-            found[path[:depth]].add(key)
-    return {path: frozenset(keys) for path, keys in found.items()}
-
-
-def _value(fqn: str, stream: Any) -> Any:
-    """A value that torch hands over pickled, as JSON; nothing that could run is unpickled."""
-    stream.seek(0)
-    try:
-        value = torch.load(stream, weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise TypeError(f"{fqn} is no plain value: {reason}") from error
-    flat = flatten(value)
-    if flat.leaves:
-        raise TypeError(f"{fqn} has tensors where torch does not look for them: in a tuple or set")
-    return flat.tree
-
-
-def _nest(paths: dict[str, tuple[Any, ...]], nodes: dict[str, Any]) -> Any:
-    """The JSON tree of nested dicts and lists, from the path of each tensor and value."""
-    root: dict[Any, Any] = {}
-    for fqn, path in paths.items():
-        below = root
-        for key in path[:-1]:
-            below = below.setdefault(key, {})
-        below[path[-1]] = _Node(nodes[fqn])
-    return _tree(root)
-
-
-class _Node:
-    """A finished part of the tree."""
-
-    def __init__(self, tree: Any) -> None:
-        self.tree = tree
-
-
-def _tree(node: Any) -> Any:
-    if isinstance(node, _Node):
-        return node.tree
-    if node and all(type(key) is int for key in node):  # only lists have numbers for keys
-        return [_tree(node[i]) for i in range(len(node))]
-    return {"dict": [[key, _tree(one)] for key, one in node.items()]}
+    return Leaf(one["name"], (), tensor, BY_NAME[one["dtype"]], shard.sizes, "torch"), shard
