@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import gpucodec
+from gpucodec.missing import MissingPackageError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "gpucodec").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
@@ -217,3 +218,16 @@ def test_entry_points_load():
     assert {point.group for point in found} == {*groups, "console_scripts"}
     for point in found:
         assert point.load()
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"), [("gpucodec.activations", "torch"), ("gpucodec.model", "model")]
+)
+def test_a_package_that_is_missing_is_named_with_its_extra(package, extra):
+    code = f"import sys; sys.modules['torch'] = None; import {package}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith(
+        f"MissingPackageError: torch is not installed: pip install 'gpucodec[{extra}]'"
+    )
+    assert issubclass(MissingPackageError, ImportError)
