@@ -10,17 +10,14 @@ What a store holds is described in ``docs/model.md``.
 
 from __future__ import annotations
 
-from ..missing import needs
-
-with needs("torch", "model"):
-    from .cost import Cost, Prices, cost
-    from .exports import export_onnx, export_tflite
-    from .graph import Graph
-    from .pipeline import compress_model
-    from .prune import Prune
-    from .quantize import Quantize
-    from .report import CompressionReport
-    from .store import load_model, load_program
+from .cost import Cost, Prices, cost
+from .exports import export_onnx, export_tflite
+from .graph import Graph
+from .pipeline import compress_model
+from .prune import Prune
+from .quantize import Quantize
+from .report import CompressionReport
+from .store import load_model, load_program
 
 __all__ = [
     "CompressionReport",
