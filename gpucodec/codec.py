@@ -12,7 +12,7 @@ import numpy as np
 from . import buffers, frame as frames, predicted, threads as pool
 from .config import DEFAULT_CONFIG, Config
 from .dtypes import from_numpy
-from .errors import CorruptionError, GpucodecError, TruncatedError
+from .errors import CorruptionError, GpucodecError
 from .kernels import quantspec, spec
 
 if TYPE_CHECKING:
@@ -285,9 +285,9 @@ def decode_blocks(
     frame
         From `gpucodec.frame.parse`.
     payload
-        The frame's bytes from ``frame.offsets[first]`` to ``frame.offsets[last]``.
+        The frame's bytes from ``frame.offsets[first]`` to ``frame.offsets[last]``, on the host or a GPU.
     out
-        uint8 for the decoded bytes of these blocks.
+        uint8 for the decoded bytes of these blocks, there.
 
     Raises
     ------
@@ -304,12 +304,12 @@ def decode_runs(
     runs: Sequence[tuple[Frame, Bytes, int, int, Bytes]], *, threads: int | None = None
 ) -> None:
     """`decode_blocks` for many runs (frame, payload, first, last, out), side by side."""
+    if any(buffers.is_on_gpu(payload) for _, payload, *_ in runs):
+        _gpu().decode_runs(runs)
+        return
     found, work = [], []
     for frame, payload, first, last, out in runs:
-        expected = int(frame.offsets[last] - frame.offsets[first])
-        if payload.size != expected:
-            message = f"blocks {first} to {last} have {expected} payload bytes, got {payload.size}"
-            raise TruncatedError(message)
+        frame.require_payload(first, last, payload.size)
         start, stop = (min(b * frame.block_bytes, frame.decoded_bytes) for b in (first, last))
         assert out.size == stop - start, (out.size, stop - start)
         status = np.zeros(last - first, np.uint8)

@@ -170,6 +170,13 @@ class Frame:
         sizes[self.coders == spec.CONSTANT] = 0
         return sizes
 
+    def require_payload(self, first: int, last: int, n_bytes: int) -> None:
+        """TruncatedError unless blocks `first` to `last` - 1 have so many bytes of payload."""
+        expected = int(self.offsets[last] - self.offsets[first])
+        if n_bytes != expected:
+            message = f"blocks {first} to {last} have {expected} payload bytes, got {n_bytes}"
+            raise TruncatedError(message)
+
 
 def table_bytes(prefix: Any) -> int:
     """Bytes up to the first payload: what a partial reader must fetch, after these 40.

@@ -43,7 +43,7 @@ class Array:
         raise TypeError(message)
 
     def __array_function__(self, function: Any, _kinds: Any, values: Any, options: Any) -> Any:
-        plain = [v.memory if isinstance(v, Array) else v for v in values]
+        plain = [[*map(_inside, v)] if isinstance(v, list) else _inside(v) for v in values]
         made = function(*plain, **options)
         if isinstance(made, (tuple, list)):
             return [Array(one) for one in made]
@@ -96,13 +96,21 @@ Array.__bool__ = lambda self: bool(self.memory)  # type: ignore[attr-defined]
 
 
 class Module(types.ModuleType):
-    """The module cupy. `copied` counts what crosses over, in bytes: to the device and back."""
+    """The module cupy. `copied` counts what crosses over, in bytes: to the device and back;
+    `waits` how often somebody waited for the current stream.
+    """
 
     ndarray = Array
 
     def __init__(self) -> None:
         super().__init__("cupy")
         self.copied = {"up": 0, "down": 0}
+        self.waits = 0
+        stream = types.SimpleNamespace(synchronize=self._wait)
+        self.cuda = types.SimpleNamespace(get_current_stream=lambda: stream)
+
+    def _wait(self) -> None:
+        self.waits += 1
 
     def empty(self, shape: Any, dtype: Any = float, order: str = "C") -> Array:
         made = Array(np.empty(shape, dtype, order))  # type: ignore[call-overload]

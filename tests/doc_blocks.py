@@ -94,7 +94,8 @@ ELSEWHERE = ("/scratch", "/data")
 """Folders of the examples that lie in the temporary one."""
 
 NOT_RUN = {
-    ("docs/zarr.md", 'device="cuda"'): "needs a GPU; tests/test_zarr_gpu.py does the same",
+    ("docs/zarr.md", "# a CuPy array"): "needs a GPU; tests/test_zarr_gpu.py does the same",
+    ("docs/zarr.md", "gds_store"): "needs a GPU; tests/test_zarr_direct.py does the same",
     ("docs/checkpoints.md", "Lightning"): "tests/test_checkpoint_lightning.py has a trainer",
     (
         "docs/gpu.md",

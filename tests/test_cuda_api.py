@@ -91,6 +91,50 @@ def test_device_frames_with_parsed_headers_decode_without_waiting(device):
     assert pending.check()[0].numpy().tobytes() == item.tobytes()
 
 
+def test_headers_of_frames_on_the_device_are_read_at_once(device):
+    items = [sample("float32", 10_000 + i, "values", i) for i in range(5)]
+    frames = [device.put(gpucodec.encode(item, PLAIN), i) for i, item in enumerate(items)]
+    frames.append(device.put(gpucodec.encode_quantized(items[0], gpucodec.QuantizeConfig("int8"))))
+    headers = gpucodec.cuda.parse_headers(frames)
+    assert device.calls == ["gather_runs", "download"]
+    assert [header.shape for header in headers] == [*(item.shape for item in items), items[0].shape]
+    device.calls.clear()
+    headers[1:3] = None, None
+    mixed = [*frames[:4], gpucodec.encode(items[4], PLAIN)]  # what is on the host needs none
+    decoded = gpucodec.cuda.decode_batch(mixed, headers=[*headers[:4], None])
+    assert device.calls[:2] == ["gather_runs", "download"]  # of those without
+    assert [a.numpy().tobytes() for a in decoded] == [item.tobytes() for item in items]
+    with pytest.raises(ValueError, match="4 headers are given for 5 frames"):
+        gpucodec.cuda.decode_batch(mixed, headers=headers[:4])
+    with pytest.raises(TruncatedError) as caught:
+        gpucodec.cuda.parse_headers([frames[0], frames[1][:-16]])
+    assert caught.value.__notes__ == ["frame 1 of the batch"]
+    assert gpucodec.cuda.parse_headers([]) == []
+
+
+@pytest.mark.parametrize("config", [PLAIN, gpucodec.TensorConfig(256, lz=False)])
+def test_runs_of_blocks_are_decoded_on_the_device(device, config):
+    from gpucodec.codec import decode_runs
+
+    item = second_moment()
+    frame = gpucodec.encode(item, config)
+    parsed = container.parse(frame)
+    runs, outs = [], []
+    for first, last in ((0, 1), (parsed.n_blocks // 2, parsed.n_blocks)):
+        start, stop = (min(b * parsed.block_bytes, item.nbytes) for b in (first, last))
+        payload = device.put(frame[parsed.offsets[first] : parsed.offsets[last]], 3)
+        outs.append((device.put(np.zeros(stop - start, np.uint8)), item.tobytes()[start:stop]))
+        runs.append((parsed, payload, first, last, outs[-1][0]))
+    decode_runs(runs)
+    for out, expected in outs:
+        assert out.numpy().tobytes() == expected
+    with pytest.raises(TruncatedError, match="payload bytes, got"):
+        decode_runs([(parsed, device.put(frame[:8]), 0, 1, outs[0][0])])
+    bad = damaged(frame[parsed.offsets[0] : parsed.offsets[1]])
+    with pytest.raises(CorruptionError, match="block 0 of"):
+        decode_runs([(parsed, device.put(bad), 0, 1, outs[0][0])])
+
+
 def test_tables_longer_than_the_first_read_are_read_again(device, monkeypatch):
     monkeypatch.setattr(heads, "GUESS", 64)
     item = sample("float32", 5_000, "values")

@@ -98,7 +98,7 @@ def test_it_works_alone(version, kind, distributions, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("extra", sorted(set(EXTRAS) - {"cuda12", "cuda13"}))
+@pytest.mark.parametrize("extra", sorted(set(EXTRAS) - {"cuda12", "cuda13", "gds12", "gds13"}))
 def test_extras_resolve(extra, distributions):
     """pip finds versions of all packages that go together; nothing is installed."""
     done = subprocess.run(

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import buffers
+from .. import buffers, codec
 from ..codec import DEFAULT_LIMIT
 from ..config import DEFAULT_CONFIG, Config, LZConfig
 from ..dtypes import BY_NAME
 from ..errors import UnsupportedError
 from ..quant.codec import max_encoded_bytes
-from . import arrays, containers, device as devices, encoding, lz, pending, planning
+from . import arrays, containers, decoding, device as devices, encoding, lz, pending, planning
 from .batch import place
 from .occupancy import low_occupancy
 from .pending import Pending
@@ -44,6 +44,7 @@ __all__ = [
     "encode_quantized",
     "is_available",
     "low_occupancy",
+    "parse_headers",
 ]
 
 _UINT8 = BY_NAME["uint8"]
@@ -83,6 +84,14 @@ def _follow(device: Device, stream: int, views: Sequence[DeviceArray]) -> None:
     for other in sorted({view.stream for view in views} | {device.current_stream()}, key=str):
         if other is not None and other != stream:
             device.follow(stream, other)
+
+
+def _ready(views: Sequence[DeviceArray], stream: Any) -> tuple[Device, int]:
+    """The device of the arrays, and the stream, which waits for whatever made them."""
+    device = _one_device(views)
+    handle = _handle(stream, device, views)
+    _follow(device, handle, views)
+    return device, handle
 
 
 def encode(array: Any, config: Config | None = None, *, out: Any = None, stream: Any = None) -> Any:
@@ -133,9 +142,7 @@ def encode_batch(
             message = f"array {i} of the batch is on the host, others are on a GPU"
             raise UnsupportedError(message)
     views = [arrays.view(item) for item in items]
-    device = _one_device(views)
-    handle = _handle(stream, device, views)
-    _follow(device, handle, views)
+    device, handle = _ready(views, stream)
     buffers_given = None if out is None else list(out)
     if buffers_given is not None and len(buffers_given) != len(views):
         message = f"out has {len(buffers_given)} buffers for {len(views)} arrays"
@@ -192,9 +199,7 @@ def encode_quantized(
 
     """
     found = arrays.view(array)
-    device = _one_device([found])
-    handle = _handle(stream, device, [found])
-    _follow(device, handle, [found])
+    device, handle = _ready([found], stream)
     if out is not None:
         most = max_encoded_bytes(found.require_dtype(), found.shape, config)
         _room(out, most)
@@ -213,11 +218,39 @@ def _room(buffer: Any, n_bytes: int) -> int:
     return found.address
 
 
+def parse_headers(
+    encoded: Iterable[Any], *, limit: int | None = None, stream: Any = None
+) -> list[Frame | Header]:
+    """Read headers and tables of frames on one GPU, all by one copy, and check them.
+
+    Parameters
+    ----------
+    encoded
+        Frames: uint8 arrays on the GPU.
+    limit
+        Refuse frames that decode to more bytes.
+    stream
+        As of `decode_async`. Waits for it; twice if tables are long.
+
+    Returns
+    -------
+    Shapes, data types and tables, for `decode_async(headers=...)`.
+
+    Raises
+    ------
+    TruncatedError, CorruptionError, UnsupportedError, LimitError
+        What is wrong with a frame.
+
+    """
+    views = [arrays.view(item) for item in encoded]
+    return pending.parse(*_ready(views, stream), views, limit) if views else []
+
+
 def decode_async(
     encoded: Iterable[Any],
     out: Sequence[Any] | None = None,
     *,
-    headers: Sequence[Frame | Header] | None = None,
+    headers: Sequence[Frame | Header | None] | None = None,
     limit: int | None = DEFAULT_LIMIT,
     stream: Any = None,
 ) -> Pending:
@@ -233,8 +266,9 @@ def decode_async(
     out
         Contiguous arrays on that GPU of exactly the decoded sizes.
     headers
-        `gpucodec.frame.parse` of the frames, if they are on the device and were parsed before; of
-        quantized tensors `gpucodec.quant.frame.parse`.
+        Of frames that are on the device and were parsed before, by `parse_headers` or, from a copy on
+        the host, by `gpucodec.frame.parse`; of quantized tensors `gpucodec.quant.frame.parse`. None
+        for those that were not.
     limit
         Refuse frames that decode to more bytes; ignored with `out`.
     stream
@@ -251,13 +285,15 @@ def decode_async(
     if len(wanted) != len(items):
         message = f"out has {len(wanted)} targets for {len(items)} frames"
         raise ValueError(message)
+    known = [None] * len(items) if headers is None else list(headers)
+    if len(known) != len(items):
+        message = f"{len(known)} headers are given for {len(items)} frames"
+        raise ValueError(message)
     views = [arrays.view(item) if buffers.is_on_gpu(item) else None for item in items]
     outs = [arrays.view(target) for target in wanted if target is not None]
     there = [*outs, *(view for view in views if view is not None)]
-    device = _one_device(there)
-    handle = _handle(stream, device, there)
-    _follow(device, handle, there)
-    return pending.queue(device, handle, items, views, wanted, headers, limit)
+    device, handle = _ready(there, stream)
+    return pending.queue(device, handle, items, views, wanted, known, limit)
 
 
 def decode(frame: Any, out: Any = None, *, salvage: bool = False, **options: Any) -> Any:
@@ -271,3 +307,23 @@ def decode_batch(
 ) -> list[Any]:
     """Decode frames and check them; options as of `decode_async`. Waits for the stream."""
     return decode_async(encoded, out, **options).check()
+
+
+def decode_runs(runs: Sequence[tuple[Frame, Any, int, int, Any]], *, stream: Any = None) -> None:
+    """`gpucodec.codec.decode_runs` for payloads and outputs on one GPU. Waits for the stream."""
+    views, pieces = [], []
+    for frame, payload, first, last, out in runs:
+        source = arrays.view(payload)
+        frame.require_payload(first, last, source.n_bytes)
+        piece = decoding.Piece(frame, source.address, 0, first, last)
+        target = arrays.target(out, piece.out_bytes)
+        piece.out = target.address
+        views += [source, target]
+        pieces.append(piece)
+    device, handle = _ready(views, stream)
+    queued = decoding.decode(device, pieces, handle)
+    statuses, models = queued.statuses(), queued.model_errors()
+    for i, (piece, status) in enumerate(zip(pieces, statuses, strict=True)):
+        if i in models:
+            raise models[i]
+        codec.raise_if_damaged(piece.frame, status, piece.first)

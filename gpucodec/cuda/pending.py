@@ -150,24 +150,42 @@ def _parse(head: Bytes, n_bytes: int, limit: int | None) -> Frame | Header:
     return frames.parse(head, limit=limit, n_bytes=n_bytes)
 
 
+def parse(
+    device: Device, stream: int, views: Sequence[DeviceArray], limit: int | None
+) -> list[Frame | Header]:
+    """What the headers and tables of frames say; see `gpucodec.cuda.parse_headers`."""
+    found = heads.read(device, [(view.address, view.n_bytes) for view in views], stream)
+    parsed = []
+    for i, (head, view) in enumerate(zip(found, views, strict=True)):
+        with noting(i if len(views) > 1 else None):
+            parsed.append(_parse(head, view.n_bytes, limit))
+    return parsed
+
+
 def queue(
     device: Device,
     stream: int,
     items: Sequence[Any],
     views: Sequence[DeviceArray | None],
     wanted: Sequence[Any],
-    headers: Sequence[Frame | Header] | None,
+    headers: Sequence[Frame | Header | None],
     limit: int | None,
 ) -> Pending:
     """Queue the decoding of `items`, to `wanted` or to new arrays; see `gpucodec.cuda.decode_async`.
 
-    `views` are of the items on the device.
+    `views` are of the items on the device; `headers` of some of these, and None of all others.
     """
-    there = [] if headers else [(view.address, view.n_bytes) for view in views if view is not None]
+    there = [
+        (view.address, view.n_bytes)
+        for view, header in zip(views, headers, strict=True)
+        if view is not None and header is None
+    ]
     found = iter(heads.read(device, there, stream))
     results, targets, parsed_frames = [], [], []
     sources: list[Source] = []
-    for i, (item, view, target) in enumerate(zip(items, views, wanted, strict=True)):
+    for i, (item, view, given, target) in enumerate(
+        zip(items, views, headers, wanted, strict=True)
+    ):
         most = limit if target is None else None
         with noting(i if len(items) > 1 else None):
             parsed: Frame | Header
@@ -178,9 +196,8 @@ def queue(
                 parsed = parse(raw, limit=most)
             else:
                 sources.append(view.address)
-                if headers:
-                    _require_size(headers[i], view.n_bytes)
-                parsed = headers[i] if headers else _parse(next(found), view.n_bytes, most)
+                parsed = given or _parse(next(found), view.n_bytes, most)
+                _require_size(parsed, view.n_bytes)
         result = target
         if target is None:
             result = arrays.new(device, item, parsed.dtype, parsed.shape)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import zarr
 
 from .codec import TensorCodec
+from .direct import gds_store
 from .dtypes import (
     BFloat16,
     Float8E4M3FN,
@@ -38,6 +39,7 @@ __all__ = [
     "QuantizeCodec",
     "TensorCodec",
     "enable",
+    "gds_store",
 ]
 
 

@@ -14,7 +14,7 @@ from zarr.core.common import concurrent_map
 from zarr.core.dtype import common
 from zarr.core.dtype.common import HasEndianness, HasItemSize
 from zarr.core.sync import sync
-from zarr.storage import StorePath
+from zarr.storage import StorePath, WrapperStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,8 +51,11 @@ def is_sync(store: Any) -> bool:
     """Whether the store's synchronous methods do what its asynchronous ones do.
 
     A subclass that overrides only the asynchronous method would be bypassed by the synchronous
-    one that it inherits, so that one must be defined at least as far down.
+    one that it inherits, so that one must be defined at least as far down. Wrappers hand both over to what
+    they wrap.
     """
+    if isinstance(store, WrapperStore) and not is_sync(store._store):  # noqa: SLF001 - its interface
+        return False
     if not isinstance(store, SupportsSyncStore) or not getattr(store, "_supports_sync_io", True):
         return False
     lineage = type(store).__mro__

@@ -17,7 +17,7 @@ from .chunk import chunk_of
 from .gpu import buffer, elements, empty, fetching, ndbuffer
 from .metadata import Configured
 from .read import Decoding, read_chunks
-from .steps import INLINE_BYTES, is_sync_handle, off_loop, raw_bytes, run, run_sync
+from .steps import INLINE_BYTES, is_sync_handle, off_loop, payload, run, run_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -118,8 +118,7 @@ class TensorCodec(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
         for value, spec in chunks:
             chunk = chunk_of(spec)
             array = empty(spec.prototype, chunk.shape, chunk.native)
-            raw = raw_bytes(value)
-            decoding.add(raw, chunk, chunk.everything, array, (), None, whole=True)
+            decoding.add(payload(value), chunk, chunk.everything, array, (), None, whole=True)
             arrays.append(array)
         decoding.run()
         return [

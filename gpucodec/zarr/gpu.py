@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays of zarr in the memory of a GPU: made, filled and handed over by zarr's own buffer classes.
 
-With ``zarr.config.enable_gpu()`` zarr's buffers are CuPy arrays. Values of the store are fetched to the
-host all the same, since a decoder needs their tables there: what crosses over to the device are
-compressed bytes, once, and what comes back of an encoder is compressed.
+With ``zarr.config.enable_gpu()`` zarr's buffers are CuPy arrays. Values of most stores are fetched to
+the host all the same, since a decoder needs their tables there: what crosses over to the device are
+compressed bytes, once, and what comes back of an encoder is compressed. Stores that read to the device
+themselves (`direct`) do, but for tables; what is on a GPU already is decoded where it is.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from zarr.buffer import cpu, gpu
-from zarr.core.buffer import BufferPrototype
 
 from gpucodec import buffers
 
 from ._compat import StorePath
+from .direct import reads_to_device
 
 if TYPE_CHECKING:
-    from zarr.core.buffer import Buffer, NDBuffer
+    from zarr.core.buffer import Buffer, BufferPrototype, NDBuffer
 
     from gpucodec.buffers import Bytes
 
@@ -29,11 +30,29 @@ def is_gpu(prototype: BufferPrototype) -> bool:
     return issubclass(prototype.nd_buffer, gpu.NDBuffer)
 
 
-def fetching(handle: Any, prototype: BufferPrototype) -> BufferPrototype:
-    """The prototype to read values with: on the host, unless the handle knows but one."""
-    if is_gpu(prototype) and isinstance(handle, StorePath):
-        return BufferPrototype(cpu.Buffer, prototype.nd_buffer)
-    return prototype
+class Fetching(NamedTuple):
+    """The prototypes to read values with."""
+
+    payloads: BufferPrototype
+    tables: BufferPrototype
+    """Of what must be on the host, if the handle lets us choose."""
+
+    def of(self, is_table: bool) -> BufferPrototype:
+        """That of a table, or of what else is small and on the host; or of a payload."""
+        return self.tables if is_table else self.payloads
+
+    @property
+    def to_device(self) -> bool:
+        """Whether payloads are read to a GPU, and written from there."""
+        return issubclass(self.payloads.buffer, gpu.Buffer)
+
+
+def fetching(handle: Any, prototype: BufferPrototype) -> Fetching:
+    """How to read from a getter, or write to a setter, values of arrays of this prototype."""
+    if not (is_gpu(prototype) and isinstance(handle, StorePath)):
+        return Fetching(prototype, prototype)
+    host = cpu.buffer_prototype
+    return Fetching(prototype if reads_to_device(handle.store) else host, host)
 
 
 def elements(array: NDBuffer) -> Any:
@@ -88,10 +107,16 @@ def ndbuffer(array: Any, prototype: BufferPrototype) -> NDBuffer:
 
 
 def buffer(frame: Any, prototype: BufferPrototype) -> Buffer:
-    """The bytes of a frame as the buffer that they are asked for as."""
+    """The bytes of a frame as the buffer that they are asked for as.
+
+    On a GPU they are there when this returns: stores read memory in no stream's order.
+    """
     if issubclass(prototype.buffer, gpu.Buffer):
         if isinstance(frame, np.ndarray):
             return prototype.buffer.from_bytes(frame)  # type: ignore[arg-type]
+        import cupy
+
+        cupy.cuda.get_current_stream().synchronize()
         return prototype.buffer.from_array_like(frame)
     return prototype.buffer.from_array_like(on_host(frame))
 

@@ -13,7 +13,7 @@ from gpucodec.config import LZConfig
 
 from .gpu import buffer
 from .metadata import Configured
-from .steps import off_loop, raw_bytes
+from .steps import off_loop, payload
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArraySpec
@@ -59,11 +59,11 @@ class LZCodec(Configured, BytesBytesCodec):
     def _encode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         native = chunk_spec.dtype.to_native_dtype()
         config = self.config.for_elements(0 if native.hasobject else native.itemsize)
-        frame = gpucodec.encode(raw_bytes(chunk_bytes), config)
+        frame = gpucodec.encode(payload(chunk_bytes), config)
         return buffer(frame, chunk_spec.prototype)
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
-        decoded = gpucodec.decode(raw_bytes(chunk_bytes))
+        decoded = gpucodec.decode(payload(chunk_bytes))
         return buffer(decoded.reshape(-1).view("u1"), chunk_spec.prototype)
 
     async def _encode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:

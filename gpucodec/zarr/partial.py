@@ -14,7 +14,8 @@ from gpucodec.errors import GpucodecError, TruncatedError
 
 from ._compat import RangeByteRequest
 from .chunk import note_chunk
-from .steps import raw_bytes
+from .gpu import empty_like
+from .steps import Get, payload, raw_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from gpucodec.config import TensorConfig
 
     from .chunk import Chunk
-    from .steps import Get, Steps
+    from .steps import Steps
 
 # A second request, and its latency, must save at least this many decoded bytes.
 MIN_SAVING = 1 << 16
@@ -42,11 +43,13 @@ class Source:
     getter: Any
     start: int = 0
     stop: int | None = None
+    on_host: bool = False
+    """Whether payloads are wanted there, whatever the array's prototype."""
 
-    def request(self, start: int, stop: int) -> Get:
+    def request(self, start: int, stop: int, *, is_table: bool = False) -> Get:
         """A request for bytes of the frame; fewer come if it ends before."""
         end = self.start + stop if self.stop is None else min(self.start + stop, self.stop)
-        return self.getter, RangeByteRequest(self.start + start, end)
+        return Get(self.getter, RangeByteRequest(self.start + start, end), is_table or self.on_host)
 
 
 def touched_blocks(
@@ -131,35 +134,37 @@ def read_blocks(
 
 def decode_touched(
     source: Source, frame: frames.Frame, chunk: Chunk, selection: tuple[Any, ...]
-) -> Steps[Bytes]:
-    """Decoded bytes of a chunk whose table is known, of which the blocks touched are set."""
-    raw = np.empty(chunk.nbytes, np.uint8)  # pages that no block is decoded to are never touched
+) -> Steps[Any]:
+    """Decoded bytes of a chunk whose table is known, of which the blocks touched are set.
+
+    They are where the payloads were read to: of NumPy, or on a GPU.
+    """
     runs = list(_runs(touched_blocks(chunk, selection, frame.block_words)))
     groups = list(merge((int(frame.offsets[a]), int(frame.offsets[b])) for a, b in runs))
     answers = yield [source.request(start, stop) for start, stop, _ in groups]
-    for (start, _, members), answer in zip(groups, answers, strict=True):
-        payloads = present(answer)
+    read = [payload(_there(answer)) for answer in answers]
+    # pages that no block is decoded to are never touched
+    raw = empty_like(read[0] if read else np.empty(0), (chunk.nbytes,), np.uint8)
+    work = []
+    for (start, _, members), payloads in zip(groups, read, strict=True):
         for first, last in (runs[i] for i in members):
-            codec.decode_blocks(
-                frame,
-                payloads[frame.offsets[first] - start : frame.offsets[last] - start],
-                first,
-                last,
-                raw[first * frame.block_bytes : last * frame.block_bytes],
-            )
+            low, high = (int(frame.offsets[b]) - start for b in (first, last))
+            out = raw[first * frame.block_bytes : last * frame.block_bytes]
+            work.append((frame, payloads[low:high], first, last, out))
+    codec.decode_runs(work)
     return raw
 
 
 def _read_table(source: Source, chunk: Chunk, config: TensorConfig) -> Steps[frames.Frame | None]:
     expected = chunk.table_bytes(config)
-    [answer] = yield [source.request(0, expected)]
+    [answer] = yield [source.request(0, expected, is_table=True)]
     if answer is None:
         return None
     table = present(answer)
     chunk.check(table)
     needed = frames.table_bytes(table)
     if needed > expected:  # written with smaller blocks than the array's metadata say
-        [answer] = yield [source.request(0, needed)]
+        [answer] = yield [source.request(0, needed, is_table=True)]
         table = present(answer)
     frame = frames.parse(table[:needed], whole=False)
     chunk.check_frame(frame)
@@ -167,11 +172,15 @@ def _read_table(source: Source, chunk: Chunk, config: TensorConfig) -> Steps[fra
 
 
 def present(answer: Buffer | None) -> Bytes:
-    """The bytes of a value that was there a moment ago."""
+    """The bytes, on the host, of a value that was there a moment ago."""
+    return raw_bytes(_there(answer))
+
+
+def _there(answer: Buffer | None) -> Buffer:
     if answer is None:
         message = "the value was deleted while it was read"
         raise TruncatedError(message)
-    return raw_bytes(answer)
+    return answer
 
 
 def _runs(touched: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
 
-import gpucodec
 from gpucodec.dtypes import from_numpy
 from gpucodec.quant import QuantizeConfig, decode_quantized, encode_quantized
-from gpucodec.quant.frame import parse
+from gpucodec.quant.frame import Header, parse
 from gpucodec.quant.tensor import is_float
 
 from .chunk import chunk_of
 from .codec import is_box
-from .gpu import buffer, elements, empty, fetching, is_gpu, ndbuffer
+from .gpu import buffer, elements, empty, fetching, is_gpu, ndbuffer, on_host
 from .quantize_partial import check_chunk, is_partial, read_selected
-from .steps import INLINE_BYTES, is_sync_handle, off_loop, raw_bytes, run, run_sync
+from .steps import INLINE_BYTES, Get, is_sync_handle, off_loop, payload, run, run_sync
 
 if TYPE_CHECKING:
     from typing import Self
@@ -112,7 +111,7 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         if is_box(selection) and is_partial(chunk, selection, self.config):
             found = yield from read_selected(getter, chunk, selection, self.config)
         else:
-            [answer] = yield [(getter, None)]
+            [answer] = yield [Get(getter)]
             found = None if answer is None else _decode(answer, chunk_spec)
         return None if found is None else found[selection]
 
@@ -134,11 +133,19 @@ class QuantizeCodec(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
 
 def _decode(chunk_bytes: Buffer, spec: ArraySpec) -> Any:
     """The elements, on a GPU if that is where they are asked for."""
-    raw, chunk = raw_bytes(chunk_bytes), chunk_of(spec)
-    check_chunk(parse(raw), chunk)
+    raw, chunk = payload(chunk_bytes), chunk_of(spec)
     if not is_gpu(spec.prototype):
+        raw = on_host(raw)
+        check_chunk(parse(raw), chunk)
         return decode_quantized(raw, limit=None)
-    return gpucodec.decode(raw, empty(spec.prototype, chunk.shape, chunk.native))
+    from gpucodec import cuda
+
+    header = None if isinstance(raw, np.ndarray) else cuda.parse_headers([raw])[0]
+    if not isinstance(header, Header):
+        header = parse(on_host(raw))
+    check_chunk(header, chunk)
+    out = empty(spec.prototype, chunk.shape, chunk.native)
+    return cuda.decode(raw, out, headers=[header])
 
 
 def _ndbuffer(array: Any, spec: ArraySpec) -> NDBuffer:

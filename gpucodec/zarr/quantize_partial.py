@@ -7,6 +7,7 @@ the scales and exceptions, which are small. Nothing but the selection's rows is 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -63,12 +64,13 @@ def read_selected(
     box = bounds(chunk.shape, selection)
     assert box, "selections that are not boxes are not partial"
     try:
-        start = yield from _read_start(Source(getter), chunk, config)
+        source = Source(getter, on_host=True)
+        start = yield from _read_start(source, chunk, config)
         if start is None:
             return None
         header, table = start
         layout, box = _moved(chunk, box, header.config)
-        quantized = yield from _read_parts(Source(getter), header, table, layout, box)
+        quantized = yield from _read_parts(source, header, table, layout, box)
     except GpucodecError as error:
         note_chunk(error, getter)
         raise
@@ -128,7 +130,7 @@ def _read_parts(
     """The quantized chunk, of whose codes those in the box are set."""
     codes, *others = header.parts
     begin, end = others[0].start, others[-1].stop
-    plane = Source(source.getter, codes.start, codes.stop)
+    plane = replace(source, start=codes.start, stop=codes.stop)
     [answer], [raw] = yield from together(
         [source.request(begin, end)],
         [decode_touched(plane, table, _plane(layout), _in_plane(layout, box))],

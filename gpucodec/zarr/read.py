@@ -9,12 +9,13 @@ import numpy as np
 
 import gpucodec
 from gpucodec.errors import GpucodecError
+from gpucodec.frame import Frame
 
 from .chunk import Chunk, chunk_of, note_chunk
-from .gpu import can_take, empty_like, moved
+from .gpu import can_take, empty_like, fetching, moved, on_host
 from .partial import MAX_GAP, MAX_MERGED, Source, is_partial, merge, read_blocks
 from .shard import Layout, Tile
-from .steps import raw_bytes, together
+from .steps import Get, payload, raw_bytes, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from gpucodec.buffers import Bytes
     from gpucodec.config import TensorConfig
 
-    from .steps import Get, Steps
+    from .steps import Steps
 
     # of each inner chunk: its frame, or its elements, or neither if it was not written
-    Found = list[tuple[Tile, Bytes | None, npt.NDArray[Any] | None]]
+    Found = list[tuple[Tile, Any, npt.NDArray[Any] | None]]
     # As zarr gives them to pipelines: getter, spec, what is selected of the chunk, where in the
     # output that goes, and whether it is the whole chunk.
     Item = tuple[Any, ArraySpec, tuple[Any, ...], tuple[Any, ...], bool]
@@ -40,14 +41,16 @@ class Decoding:
 
     def __init__(self, drop_axes: tuple[int, ...] = ()) -> None:
         self.drop_axes = drop_axes
-        self.frames: list[Bytes] = []
+        self.frames: list[Any] = []
+        self.headers: list[Frame | None] = []  # of those on a GPU, once they are read
+        self.unchecked: list[tuple[int, Chunk]] = []  # what these must be of
         self.outputs: list[npt.NDArray[Any]] = []
         self.getters: list[Any] = []
         self.moves: list[Any] = []  # decoded aside, moved afterwards
 
     def add(
         self,
-        raw: Bytes,
+        raw: Any,
         chunk: Chunk,
         selection: tuple[Any, ...],
         out: npt.NDArray[Any],
@@ -59,13 +62,15 @@ class Decoding:
         """Decode the frame of `chunk`, put `selection` of it to ``out[where]``.
 
         `whole` says that the selection is the chunk and `where` a box, so that the frame can be
-        decoded in place.
+        decoded in place. A frame on a GPU is checked later, together with all others there.
         """
-        try:
-            chunk.check(raw)
-        except GpucodecError as error:
-            note_chunk(error, getter)
-            raise
+        if isinstance(out, np.ndarray):
+            raw = on_host(raw)
+        if isinstance(raw, np.ndarray):
+            self._check(raw, chunk, getter)
+        else:
+            self.unchecked.append((len(self.frames), chunk))
+        self.headers.append(None)
         self.frames.append(raw)
         self.getters.append(getter)
         if whole and chunk.in_place and out.dtype == chunk.native:
@@ -87,7 +92,10 @@ class Decoding:
 
         """
         try:
-            gpucodec.decode_batch(self.frames, self.outputs)
+            if self.unchecked:
+                self._decode_on_device()
+            else:
+                gpucodec.decode_batch(self.frames, self.outputs)
         except GpucodecError:
             self._raise_for_culprit()
             raise
@@ -107,10 +115,35 @@ class Decoding:
             selected = selected.squeeze(axis=self.drop_axes)
         out[where] = moved(selected, out)
 
+    @staticmethod
+    def _check(raw: Bytes, chunk: Chunk, getter: Any) -> None:
+        try:
+            chunk.check(raw)
+        except GpucodecError as error:
+            note_chunk(error, getter)
+            raise
+
+    def _decode_on_device(self) -> None:
+        """Read all headers there by one copy, and decode by them."""
+        from gpucodec import cuda
+
+        parsed = cuda.parse_headers([self.frames[i] for i, _ in self.unchecked])
+        for (i, chunk), header in zip(self.unchecked, parsed, strict=True):
+            if not isinstance(header, Frame):  # a quantized tensor's
+                self._check(on_host(self.frames[i]), chunk, self.getters[i])
+                continue
+            try:
+                chunk.check_frame(header)
+            except GpucodecError as error:
+                note_chunk(error, self.getters[i])
+                raise
+            self.headers[i] = header
+        cuda.decode_batch(self.frames, self.outputs, headers=self.headers)
+
     def _raise_for_culprit(self) -> None:
         for raw, getter in zip(self.frames, self.getters, strict=True):
             try:
-                gpucodec.verify(raw)
+                gpucodec.verify(on_host(raw))
             except GpucodecError as error:
                 note_chunk(error, getter)
                 raise
@@ -149,7 +182,7 @@ def read_chunks(
             parts.append(read_blocks(Source(getter), chunk, selection, config))
         else:
             kinds.append(whole)
-            gets.append((getter, None))
+            gets.append(Get(getter))
     answers, decoded = yield from together(gets, parts)
     values, elements = iter(answers), iter(decoded)
     present = []
@@ -161,7 +194,7 @@ def read_chunks(
         elif kind is None:
             decoding.move(value, selection, out, where)
         else:
-            raw = raw_bytes(value)
+            raw = payload(value)
             decoding.add(raw, chunks[spec.shape], selection, out, where, getter, whole=kind)
     decoding.run()
     return present
@@ -193,7 +226,7 @@ def _read_shard(
     inner = chunk_of(spec, sharding.chunk_shape)
     target: npt.NDArray[Any] = out[(*where, ...)]
     tiles = list(layout.tiles(selection))
-    if len(tiles) == layout.n_chunks:
+    if len(tiles) == layout.n_chunks and not fetching(getter, spec.prototype).to_device:
         found = yield from _fetch_shard(getter, layout, tiles)
     else:
         found = yield from _fetch_tiles(getter, layout, tiles, inner, config, _limits(spec))
@@ -214,7 +247,7 @@ def _read_shard(
 
 def _fetch_shard(getter: Any, layout: Layout, tiles: list[Tile]) -> Steps[Found | None]:
     """All inner chunks of a shard, by one request."""
-    [answer] = yield [(getter, None)]
+    [answer] = yield [Get(getter)]
     if answer is None:
         return None
     value = raw_bytes(answer)
@@ -264,7 +297,7 @@ def _fetch_tiles(
         [steps for _, steps in parts],
     )
     for (start, _, members), answer in zip(groups, answers, strict=True):
-        value = np.empty(0, np.uint8) if answer is None else raw_bytes(answer)
+        value = np.empty(0, np.uint8) if answer is None else payload(answer)
         for tile, (low, high) in (whole[i] for i in members):
             found.append((tile, value[low - start : high - start], None))
     found += [(tile, None, part) for (tile, _), part in zip(parts, decoded, strict=True)]

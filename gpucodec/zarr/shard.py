@@ -13,16 +13,17 @@ import google_crc32c
 import numpy as np
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
+from gpucodec.buffers import is_on_gpu
 from gpucodec.errors import CorruptionError, TruncatedError
 
 from ._compat import RangeByteRequest, SuffixByteRequest, value_of, write_order
+from .gpu import moved
+from .steps import Get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gpucodec.buffers import Bytes
-
-    from .steps import Get
 
 ENTRY_BYTES = 16  # offset and length of an inner chunk, u64 each
 CHECKSUM_BYTES = 4
@@ -87,8 +88,8 @@ class Layout:
     def index_request(self, getter: Any) -> Get:
         """A request for the index alone."""
         if self.index_first:
-            return getter, RangeByteRequest(0, self.index_bytes)
-        return getter, SuffixByteRequest(self.index_bytes)
+            return Get(getter, RangeByteRequest(0, self.index_bytes), is_table=True)
+        return Get(getter, SuffixByteRequest(self.index_bytes), is_table=True)
 
     def index_of(self, value: Bytes) -> Bytes:
         """The index within a whole value."""
@@ -118,8 +119,11 @@ class Layout:
         rows = np.frombuffer(entries.tobytes(), "<u8").reshape(-1, 2).tolist()
         return [_extent(number, *row) for number, row in enumerate(rows)]
 
-    def assemble(self, frames: dict[int, Bytes]) -> Bytes | None:
-        """The value of a shard with these inner chunks; None for a shard without any."""
+    def assemble(self, frames: dict[int, Any]) -> Any:
+        """The value of a shard with these inner chunks; None for a shard without any.
+
+        It is on a GPU if one of them is.
+        """
         present = [number for number in self.order if number in frames]
         if not present:
             return None
@@ -133,7 +137,8 @@ class Layout:
             entries += google_crc32c.value(entries).to_bytes(CHECKSUM_BYTES, "little")
         parts = [frames[number] for number in present]
         parts.insert(0 if self.index_first else len(parts), np.frombuffer(entries, np.uint8))
-        return np.concatenate(parts)
+        there = next((part for part in parts if is_on_gpu(part)), parts[0])
+        return np.concatenate([moved(part, there) for part in parts])
 
     def tiles(self, selection: Sequence[Any]) -> Iterator[Tile]:
         """The inner chunks that a selection of integers and slices of step 1 touches."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import zarr
+
+from gpucodec.buffers import is_on_gpu
 
 from ._compat import StorePath, is_sync
 
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
+    from zarr.core.buffer import Buffer
 
     from gpucodec.buffers import Bytes
+
+    from .gpu import Fetching
 
 T = TypeVar("T")
 
@@ -32,8 +36,13 @@ _UINT8 = np.dtype(np.uint8)
 INLINE_BYTES = 1 << 16  # below, starting a thread takes longer than coding
 
 
-# A value of the store to read, by its byte getter, and a range of it or None.
-Get = tuple[Any, "ByteRequest | None"]
+class Get(NamedTuple):
+    """A value of the store to read, by its byte getter, or a range of one."""
+
+    getter: Any
+    byte_range: ByteRequest | None = None
+    is_table: bool = False
+    """Whether it is read on the host."""
 
 
 class Puts(list[tuple[Any, "Buffer | None"]]):
@@ -70,10 +79,10 @@ def together(gets: list[Get], others: Sequence[Steps[T]]) -> Steps[tuple[Answers
     return own, results
 
 
-async def run(steps: Steps[T], prototype: BufferPrototype, *, sync: bool) -> T:
+async def run(steps: Steps[T], prototypes: Fetching, *, sync: bool) -> T:
     """Run to the end; what is done between the requests runs in a thread."""
     if sync:
-        return await asyncio.to_thread(run_sync, steps, prototype)
+        return await asyncio.to_thread(run_sync, steps, prototypes)
 
     def advance(answers: Any) -> tuple[bool, Any]:
         try:
@@ -81,22 +90,21 @@ async def run(steps: Steps[T], prototype: BufferPrototype, *, sync: bool) -> T:
         except StopIteration as done:  # cannot travel through a future
             return True, done.value
 
-    async def perform(handle: Any, argument: Any) -> Any:
-        if puts:
-            await (handle.delete() if argument is None else handle.set(argument))
-            return None
-        return await handle.get(prototype, argument)
+    async def get(getter: Any, byte_range: ByteRequest | None, is_table: bool) -> Any:
+        return await getter.get(prototypes.of(is_table), byte_range)
+
+    async def put(setter: Any, value: Buffer | None) -> None:
+        await (setter.delete() if value is None else setter.set(value))
 
     done, result = await asyncio.to_thread(advance, None)
     while not done:
-        puts = isinstance(result, Puts)
         limit = zarr.config.get("async.concurrency") or len(result)
-        answers = await each(perform, result, limit)
+        answers = await each(put if isinstance(result, Puts) else get, result, limit)
         done, result = await asyncio.to_thread(advance, answers)
     return result  # type: ignore[no-any-return]
 
 
-def run_sync(steps: Steps[T], prototype: BufferPrototype) -> T:
+def run_sync(steps: Steps[T], prototypes: Fetching) -> T:
     """Run to the end over getters and setters with synchronous methods."""
     answers: Any = None
     while True:
@@ -114,17 +122,23 @@ def run_sync(steps: Steps[T], prototype: BufferPrototype) -> T:
             continue
         answers = [
             # Past StorePath.get_sync, which asks on every call whether the store has the method.
-            store.get_sync(getter.path, prototype=prototype, byte_range=byte_range)
+            store.get_sync(getter.path, prototype=prototypes.of(is_table), byte_range=byte_range)
             if (store := getattr(getter, "store", None)) is not None
-            else getter.get_sync(prototype=prototype, byte_range=byte_range)
-            for getter, byte_range in requests
+            else getter.get_sync(prototype=prototypes.of(is_table), byte_range=byte_range)
+            for getter, byte_range, is_table in requests
         ]
 
 
 def raw_bytes(answer: Buffer) -> Bytes:
-    """The bytes of a value."""
+    """The bytes of a value, on the host."""
     array = answer.as_numpy_array()
     return array if array.dtype is _UINT8 else array.view(_UINT8)  # zarr also allows int8
+
+
+def payload(answer: Buffer) -> Any:
+    """The bytes of a value where they are: uint8, of NumPy or on a GPU."""
+    array = answer.as_array_like()
+    return array if is_on_gpu(array) else raw_bytes(answer)
 
 
 def is_sync_handle(handle: Any) -> bool:

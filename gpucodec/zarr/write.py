@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer
 
-    from gpucodec.buffers import Bytes
     from gpucodec.config import TensorConfig
 
     from .read import Item
@@ -34,8 +33,9 @@ if TYPE_CHECKING:
 class Encoding:
     """Chunks to encode."""
 
-    def __init__(self, config: TensorConfig) -> None:
+    def __init__(self, config: TensorConfig, *, to_host: bool = True) -> None:
         self.config = config
+        self.to_host = to_host
         self.words: list[npt.NDArray[Any]] = []
         self.sources: list[tuple[Chunk, ArraySpec]] = []
         self.places: list[int] = []
@@ -55,14 +55,18 @@ class Encoding:
         self.repeated[chunk] = len(self.words)
         self.add(np.broadcast_to(scalar, chunk.shape), chunk, spec)
 
-    def run(self) -> list[Bytes | None]:
+    def run(self) -> list[Any]:
         """The frame of each chunk, or None where it is not to be stored.
+
+        They are on the host, or with `to_host=False` those of arrays on a GPU are there.
 
         Unless the array is configured to write empty chunks, those are left out that hold nothing
         but the fill value: the same bits, unlike in zarr, where the payload of a NaN (and of
         bfloat16, the sign of a zero) is lost. Equal bits make equal frames.
         """
         encoded: list[Any] = _encode(self.words, self.config)
+        if self.to_host:
+            encoded = [*map(on_host, encoded)]
         empty: dict[Chunk, bytes] = {}
         for i, (chunk, spec) in enumerate(self.sources):
             if spec.config.write_empty_chunks or encoded[i].size > chunk.table_bytes(self.config):
@@ -70,7 +74,7 @@ class Encoding:
             if chunk not in empty:
                 fill = np.full(chunk.shape, fill_value(spec), chunk.stored)
                 empty[chunk] = gpucodec.encode(chunk.to_words(fill), self.config).tobytes()
-            if encoded[i].tobytes() == empty[chunk]:
+            if on_host(encoded[i]).tobytes() == empty[chunk]:
                 encoded[i] = None
         return [encoded[place] for place in self.places]
 
@@ -83,7 +87,7 @@ def write_chunks(
 ) -> Steps[None]:
     """Write chunks that are one frame each, merged with what is stored where incomplete."""
     existing = yield from _read_existing([item for item in items if not item[4]], config)
-    encoding = Encoding(config)
+    encoding = _encoding(items, config)
     incomplete = iter(existing)
     for item in items:
         _, spec, selection, where, complete = item
@@ -138,7 +142,7 @@ def write_shards(
     config: TensorConfig,
 ) -> Steps[None]:
     """Write shards that are overwritten as a whole."""
-    encoding = Encoding(config)
+    encoding = _encoding(items, config)
     layouts: dict[tuple[int, ...], Layout] = {}
     shards = []
     for _, spec, selection, where, _ in items:
@@ -181,17 +185,26 @@ def rewrite_shards(
         yield from write_shards([whole], base, sharding, config)
 
 
-def _put(item: Item, value: Bytes | None) -> tuple[Any, Buffer | None]:
+def _encoding(items: Sequence[Item], config: TensorConfig) -> Encoding:
+    """For chunks that are all written to the same store."""
+    setter, spec = items[0][:2]
+    return Encoding(config, to_host=not fetching(setter, spec.prototype).to_device)
+
+
+def _put(item: Item, value: Any) -> tuple[Any, Buffer | None]:
     setter, spec = item[:2]
-    return setter, None if value is None else buffer(value, fetching(setter, spec.prototype))
+    if value is None:
+        return setter, None
+    prototype = fetching(setter, spec.prototype).of(isinstance(value, np.ndarray))
+    return setter, buffer(value, prototype)
 
 
-def _encode(words: Sequence[Any], config: TensorConfig) -> list[Bytes]:
-    """The frames, on the host; of arrays on a GPU nothing else is copied there."""
+def _encode(words: Sequence[Any], config: TensorConfig) -> list[Any]:
+    """The frames, where the arrays are."""
     frames: list[Any] = [None] * len(words)
     for on_gpu in (False, True):
         numbers = [i for i, array in enumerate(words) if is_on_gpu(array) == on_gpu]
         encoded = gpucodec.encode_batch([words[i] for i in numbers], config)
         for i, frame in zip(numbers, encoded, strict=True):
-            frames[i] = on_host(frame)
+            frames[i] = frame
     return frames
