@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+import zarr
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
@@ -151,6 +152,11 @@ def reshard(folder, save, load, groups):
         opened = checkpoint.open(folder)
         assert opened["model/half"].rounded_from == "model/exact"
         assert opened["model/mixed"].rounded_from is None
+        is_turned = opened["model/even"].array.order == (1, 0)
+        assert is_turned == (save.endswith("1") and n_save > 1 and "x" not in save)
+        assert torch.equal(opened["model/even"][2:9, 3::4], tensors["even"][2:9, 3::4])
+        path = Path(folder) / opened["model/even"].array.path
+        assert (zarr.open_array(path, mode="r")[:] == tensors["even"].numpy()).all()
     dist.barrier()
 
 
@@ -181,7 +187,8 @@ def amplification(folder, save, load, groups):
     axis = int(load.partition(":")[2])
     [array] = manifest.arrays.values()
     cuts = array.shape[axis] / array.chunks[axis]
-    return sum(sums) / stored, 1.1 if axis == 0 else 1 + (n_ranks(load) - 1) / cuts
+    of_blocks = axis == (array.order or (0, 1))[0]  # chunks can be read in part
+    return sum(sums) / stored, 1.1 if of_blocks else 1 + (n_ranks(load) - 1) / cuts
 
 
 def fsdp(folder, world):
@@ -255,8 +262,7 @@ def main():
             assert found <= limit + 0.01, found
             if rank == 0:
                 print(f"{case}: {found:.3f} of what is needed, at most {limit:.3f}")
-            if "3:1->8:1" not in case:  # a third of 4,096 columns, 1,366, is 2 times a prime
-                assert found <= 1.3
+            assert found <= (1.1 if save[-2:] == load[-2:] else 1.3), (case, found)
         elif "->" in case:
             reshard(where, *case.split("->"), groups)
         elif case == "fsdp":

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.planner import SavePlanner
 from gpucodec import QuantizeConfig, checkpoint
 from gpucodec.checkpoint import Policy, Rule
 from gpucodec.checkpoint.dcp import ZarrReader, ZarrWriter
-from gpucodec.checkpoint.dcp.layout import Shard, check_shards, chunk_shape, chunks_of
+from gpucodec.checkpoint.dcp.layout import Shard, check_shards, chunks_of, layout_of
 from gpucodec.errors import GpucodecError, UnsupportedError
 
 pytestmark = [
@@ -80,12 +80,13 @@ def test_shards_come_back_on_other_ranks_and_meshes(tmp_path):
         "2x2:r0->1:r",
         "3:r->2x2:10",
         "2x2:00->4:1",
+        "3:1->4:0",
     )
 
 
 def test_little_more_is_read_than_needed(tmp_path):
-    """Of rows a tenth at most, of columns three tenths, however they were saved."""
-    run(tmp_path, 8, "read 3:0->8:0", "read 4:0->3:1")
+    """Along the axis that was sharded a tenth at most, along others three tenths."""
+    run(tmp_path, 8, "read 3:0->8:0", "read 4:0->3:1", "read 3:1->8:1")
 
 
 def test_fsdp_and_asynchronous_saves(tmp_path):
@@ -100,7 +101,8 @@ def test_little_more_is_read_than_needed_whatever_the_ranks(tmp_path):
         f"read {a}:{x}->{b}:{y}"
         for (a, b), (x, _, y) in itertools.product(pairs, [s.partition("->") for s in axes])
     ]
-    run(tmp_path, 8, *cases, timeout=LONG_TIMEOUT)
+    meshes = [f"read 2x{n}:01->{ranks}:{axis}" for n in (2, 3) for ranks in (3, 8) for axis in "01"]
+    run(tmp_path, 8, *cases, *meshes, timeout=LONG_TIMEOUT)
 
 
 @pytest.mark.long
@@ -268,7 +270,8 @@ def test_no_chunk_belongs_to_two_shards(shape, ranks, itemsize, chunk):
     shards = [Shard(*zip(*parts, strict=True)) for parts in itertools.product(*cuts)]
     check_shards("w", shape, shards)
     with mock.patch.object(grid, "CHUNK_BYTES", chunk):
-        chunks = chunk_shape("w", shape, itemsize, shards)
+        chunks, order = layout_of("w", shape, itemsize, shards)
+    assert order is None or sorted(order) == list(range(len(shape)))
     found = [number for shard in shards for number, _, _ in chunks_of(shape, chunks, shard)]
     assert sorted(found) == list(range(prod(grid.counts(shape, chunks))))
 
@@ -285,4 +288,4 @@ def test_shards_that_do_not_fit_are_refused():
             check_shards("w", (10,), [Shard(*one) for one in shards])
     ragged = [Shard((0,), (99_991,)), Shard((99_991,), (1000,)), Shard((100_991,), (99_009,))]
     with pytest.raises(UnsupportedError, match="no common measure"):
-        chunk_shape("w", (200_000,), 4, ragged)
+        layout_of("w", (200_000,), 4, ragged)

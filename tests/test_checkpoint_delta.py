@@ -47,6 +47,10 @@ def test_a_chain_is_exact_and_smaller_and_bounded(tmp_path):
             depths.append(array.depth)
             part = series.open(step)["model/mix.weight"][3:9, ::2]
             assert bits(part) == bits(state["model"]["mix.weight"][3:9, ::2])
+            group = series.open(step).zarr_group
+            assert bits(group["model/mix.weight"][3:9, ::2]) == bits(part)
+            names = {name for name, one in group.members(max_depth=None) if hasattr(one, "shape")}
+            assert names == set(series.open(step))
         assert depths == [0, 1, 2, 3, 0, 1, 2]
         written = series.stats.written_bytes
     with CheckpointSeries(tmp_path / "full", keep=None) as series:

@@ -94,7 +94,9 @@ def test_weights_beside_their_masters_cost_nothing(dtype, tmp_path, monkeypatch)
     assert (lazy.dtype, lazy.shape) == (str(dtype).removeprefix("torch."), (300, 70))
     for selection in ((slice(250, 260),), (slice(3, 99, 7), 5), (-1, -1), ...):
         assert bits(lazy[selection]) == bits(state["model"]["a"][selection])
-    assert "a" not in opened.zarr_group["model"]
+    made = opened.zarr_group["model/a"]
+    assert made.dtype.itemsize == 2
+    assert bits(made[200:260, 3:]) == bits(state["model"]["a"][200:260, 3:])
 
 
 def test_names_do_not_matter_and_arrays_of_numpy_count(tmp_path):
@@ -147,6 +149,8 @@ def test_a_damaged_master_is_an_error_of_its_weights(tmp_path):
         for read in (lambda: checkpoint.load(target, tmp_path), lambda: opened["model/a"][:]):
             with pytest.raises(GpucodecError, match=source.path):
                 read()
+        with pytest.raises(GpucodecError, match=source.path):
+            opened.zarr_group["model/a"][:]
         with pytest.raises(CorruptionError, match=source.path):
             checkpoint.verify(tmp_path)
         path.write_bytes(content)
@@ -252,6 +256,9 @@ def test_a_lying_manifest_is_refused(tmp_path):
         lambda a: a[stored[0]].update(delta={"base": one, "op": "sub", "content": "x"}),
         lambda a: a[one].pop("rounding"),
         lambda a: a[one].update(rounding=3),
+        lambda a: a[one].update(order=[1, 0]),
+        lambda a: a[stored[0]].update(order=[1, 1]),
+        lambda a: a[stored[0]].update(order=[0, 1, 2]),
     ):
         with pytest.raises(CorruptionError):
             with_change(change)

@@ -116,9 +116,14 @@ def decode_into(raw: Any, out: Array, dtype: str, where: str) -> None:
 
 
 def metadata(
-    dtype: str, shape: Sequence[int], chunks: Sequence[int], codec: Mapping[str, Any]
+    dtype: str,
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    codec: Mapping[str, Any],
+    order: Sequence[int] | None = None,
 ) -> bytes:
-    """The ``zarr.json`` of an array (zarr specification, version 3)."""
+    """The ``zarr.json`` of an array (zarr specification, version 3); `order` transposes chunks."""
+    turn = {"name": "transpose", "configuration": {"order": list(order or ())}}
     return json.dumps(
         {
             "zarr_format": 3,
@@ -128,7 +133,7 @@ def metadata(
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "fill_value": _zero(dtype),
-            "codecs": [dict(codec)],
+            "codecs": [dict(codec)] if order is None else [turn, dict(codec)],
             "attributes": {},
         },
         separators=(",", ":"),

@@ -87,6 +87,8 @@ class Array:
     """What it is a difference to, if it is one."""
     rounding: Rounding | None = None
     """What it is rounded from, if it is: then it has no objects of its own."""
+    order: tuple[int, ...] | None = None
+    """The axes as chunks have them, if they are transposed."""
 
     @property
     def content(self) -> str:
@@ -203,6 +205,8 @@ def _array_to_json(array: Array) -> dict[str, Any]:
         "chunks": array.chunks,
         "codec": array.codec,
     }
+    if array.order is not None:
+        said["order"] = array.order
     if array.rounding is None:
         said["metadata"] = pair(array.metadata)
         said["objects"] = [pair(one) for one in array.objects]
@@ -318,6 +322,10 @@ def _array(path: str, one: Mapping[str, Any], behind: Array | None) -> Array:
     largest = max(prod(filter(None, shape)), prod(chunks)) * itemsize
     if min((1, *chunks)) < 1 or largest > _MAX_ARRAY_BYTES:
         raise CorruptionError(f"{path} has shape {shape} and chunks {chunks}")
+    order = tuple(map(int, one["order"])) if "order" in one else None
+    is_order = order is None or (sorted(order) == list(range(len(shape))) and behind is None)
+    if not is_order:
+        raise CorruptionError(f"{path} cannot have its {len(shape)} axes in the order {order}")
     codec = dict(one["codec"])
     if behind is not None and behind.rounding is not None:
         raise CorruptionError(f"{path} refers to {behind.path}, which is not stored")
@@ -340,4 +348,5 @@ def _array(path: str, one: Mapping[str, Any], behind: Array | None) -> Array:
         if op not in OPERATIONS or like != (one["dtype"], shape, chunks) or itemsize > _WORD_BYTES:
             raise CorruptionError(f"{path} cannot be a difference {op!r} to {behind.path}")
         delta = Delta(behind, op, str(one["delta"]["content"]))
-    return Array(path, one["dtype"], shape, chunks, codec, pair(one["metadata"]), objects, delta)
+    metadata = pair(one["metadata"])
+    return Array(path, one["dtype"], shape, chunks, codec, metadata, objects, delta, None, order)

@@ -104,6 +104,11 @@ def _decode(storage: Storage, array: Array, number: int, out: Host, keys: Sequen
     key = f"{array.path}/{keys[number]}"
     raw = fetch(storage, key, array.objects[number])
     where = f"{storage.url}/{key}"
+    if array.order is not None:
+        turned = np.empty([array.chunks[axis] for axis in array.order], out.dtype)
+        codecs.decode_into(raw, turned, array.dtype, where)
+        out.transpose(array.order)[...] = turned
+        return
     if array.delta is None:
         codecs.decode_into(raw, out, array.dtype, where)
         return

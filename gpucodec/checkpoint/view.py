@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +186,8 @@ class Checkpoint(Mapping[str, LazyTensor]):
     def zarr_group(self) -> zarr.Group:
         """The tensors as a read-only zarr group, under their names; every read is checked.
 
-        Tensors that are stored as differences or references are not in it.
+        What is stored as a difference or rounding is made from what it refers to, a chunk at a time;
+        the `LazyTensor` of it reads single blocks.
         """
         import zarr
 
@@ -194,9 +196,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
         arrays = self.manifest.arrays
         places = {
-            self._paths[name]: arrays[one.array]
-            for name, one in self.manifest.tensors.items()
-            if len(arrays[one.array].chain) == 1
+            self._paths[name]: arrays[one.array] for name, one in self.manifest.tensors.items()
         }
         with enable():
             return zarr.open_group(CheckedStore(self.storage, places), mode="r", zarr_format=3)
@@ -224,7 +224,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         from .zarrstore import CheckedStore
 
         with enable():
-            store = CheckedStore(self.storage, {array.path: array})
+            store = CheckedStore(self.storage, {array.path: replace(array, delta=None)})
             return zarr.open_array(store, path=array.path, mode="r", zarr_format=3)
 
 

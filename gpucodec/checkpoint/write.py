@@ -309,12 +309,14 @@ def write_metadata(
     shape: tuple[int, ...],
     chunks: tuple[int, ...],
     config: Any,
+    order: tuple[int, ...] | None = None,
 ) -> Array:
     """Write an array's ``zarr.json``; the array has no chunks yet."""
     codec = codecs.to_json(config)
-    text = codecs.metadata(dtype, shape, chunks, codec)
+    text = codecs.metadata(dtype, shape, chunks, codec, order)
     storage.put(f"{path}/{METADATA}", text)
-    return Array(path, dtype, shape, chunks, codec, Object(len(text), hash_bytes(text)), ())
+    described = Object(len(text), hash_bytes(text))
+    return Array(path, dtype, shape, chunks, codec, described, (), order=order)
 
 
 def _windows(leaves: Iterable[tuple[Leaf, Any]]) -> Iterator[list[tuple[Leaf, Any]]]:

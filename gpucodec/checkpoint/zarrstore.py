@@ -2,20 +2,24 @@
 """A checkpoint as a zarr hierarchy: arrays under the names of tensors, each object checked.
 
 What zarr takes for "not written, so it is zero" is here an error: a checkpoint has all chunks.
+Differences and roundings are shown as arrays that are not encoded, whose chunks are made when they
+are read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Final
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
+from ..dtypes import BY_NAME
 from ..errors import CorruptionError
 from . import codecs, grid
 from .manifest import METADATA
-from .read import check_digest, fetch
+from .read import check_digest, fetch, read_whole_chunk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from .storage import Storage
 
 GROUP = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}).encode()
+PLAIN: Final = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 class CheckedStore(Store):
@@ -51,6 +56,7 @@ class CheckedStore(Store):
         self.storage = storage
         self.places = dict(places)
         self._objects: dict[str, dict[str, Object]] = {}
+        self._numbers: dict[str, dict[str, int]] = {}
         self._groups = {""} | {
             path[:i] for path in self.places for i, letter in enumerate(path) if letter == "/"
         }
@@ -65,7 +71,7 @@ class CheckedStore(Store):
         """The stored object for a key of zarr."""
         path, _, name = key.rpartition("/")
         array = self.places.get(path)
-        if array is None:
+        if array is None or len(array.chain) > 1:
             return None
         if array.path not in self._objects:
             keys = grid.chunk_keys(array.shape, array.chunks)
@@ -74,10 +80,31 @@ class CheckedStore(Store):
         found = self._objects[array.path].get(name)
         return None if found is None else (f"{array.path}/{name}", found)
 
+    def _made(self, key: str) -> tuple[Array, int | None] | None:
+        """An array that is made when it is read, and the number of a chunk, or None of metadata."""
+        path, _, name = key.rpartition("/")
+        array = self.places.get(path)
+        if array is None or len(array.chain) == 1:
+            return None
+        if name == METADATA:
+            return array, None
+        if path not in self._numbers:
+            keys = grid.chunk_keys(array.shape, array.chunks)
+            self._numbers[path] = {key: number for number, key in enumerate(keys)}
+        number = self._numbers[path].get(name)
+        return None if number is None else (array, number)
+
+    def _make(self, array: Array, number: int | None) -> bytes:
+        if number is None:
+            return codecs.metadata(array.dtype, array.shape, array.chunks, PLAIN)
+        return read_whole_chunk(self.storage, array, number).tobytes()
+
     def _group(self, key: str) -> bool:
         return key.rpartition("/")[0] in self._groups and key.rpartition("/")[2] == METADATA
 
     def _read(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
+        if made := self._made(key):
+            return _part(self._make(*made), byte_range)
         found = self._find(key)
         if found is None:
             return _part(GROUP, byte_range) if self._group(key) else None
@@ -120,6 +147,10 @@ class CheckedStore(Store):
 
     async def getsize(self, key: str) -> int:
         """Bytes of a value."""
+        if made := self._made(key):
+            array, number = made
+            chunk_bytes = prod(array.chunks) * BY_NAME[array.dtype].itemsize
+            return len(self._make(array, None)) if number is None else chunk_bytes
         found = self._find(key)
         if found is None:
             if self._group(key):
@@ -129,7 +160,7 @@ class CheckedStore(Store):
 
     async def exists(self, key: str) -> bool:
         """Whether the manifest has such a value."""
-        return self._find(key) is not None or self._group(key)
+        return any(look(key) for look in (self._find, self._made, self._group))
 
     async def list(self) -> AsyncIterator[str]:
         """All keys."""

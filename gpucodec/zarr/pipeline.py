@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from zarr.codecs import ShardingCodec
+from zarr.codecs import ShardingCodec, TransposeCodec
 
 from gpucodec.buffers import is_on_gpu
 
@@ -43,8 +44,8 @@ class Pipeline(BatchedCodecPipeline):
     """zarr's default pipeline, with batches for chains whose serializer is `TensorCodec`.
 
     Chunks (and inner chunks, across shards) are decoded straight into the output and encoded
-    from the value, many in one call. All other chains, and whatever has no box for a selection,
-    take the way they would have taken.
+    from the value, many in one call. Transposed chunks are read so, too, and in part. All other
+    chains, and whatever has no box for a selection, take the way they would have taken.
     """
 
     # zarr's configuration names a pipeline by where its class lives.
@@ -54,6 +55,9 @@ class Pipeline(BatchedCodecPipeline):
         """Our codec, if the chain is it, or shards of it."""
         if self.array_array_codecs or self.bytes_bytes_codecs:
             return None
+        return self._own()
+
+    def _own(self) -> TensorCodec | None:
         codec: Any = self.array_bytes_codec
         if isinstance(codec, ShardingCodec):
             if len(codec.codecs) != 1 or not is_standard_index(codec):
@@ -71,11 +75,13 @@ class Pipeline(BatchedCodecPipeline):
         batch = list(batch_info)
         codec = self._serializer()
         target: Any = out.as_ndarray_like()
+        if batch and not drop_axes and (order := self._order()) and _has_boxes(batch):
+            codec = self._own()
+            batch, target = _turned(batch, target, order)
         if codec is None or not batch or not _is_ours(target):
             return await super().read(batch, out, drop_axes)
-        # The selections of a batch are all of one kind, since one indexer made them.
-        _, _, selection, where, _ = batch[0]
-        boxes = is_box(selection) and is_box(where) and not drop_axes
+        selection = batch[0][2]
+        boxes = _has_boxes(batch) and not drop_axes
         sharding = self.array_bytes_codec
         if isinstance(sharding, ShardingCodec) and not (boxes and _is_dense(selection)):
             return await super().read(batch, out, drop_axes)
@@ -89,6 +95,13 @@ class Pipeline(BatchedCodecPipeline):
         n_bytes = target.nbytes // len(batch) + MIN_SAVING if boxes else _chunk_bytes(batch)
         present = await _run_windows(steps, batch, n_bytes)
         return tuple(PRESENT if there else MISSING for part in present for there in part)
+
+    def _order(self) -> tuple[int, ...] | None:
+        """The order of axes in chunks that are transposed and then ours, not in shards."""
+        match self.array_array_codecs, self.array_bytes_codec, self.bytes_bytes_codecs:
+            case (TransposeCodec(order=order),), TensorCodec(), ():
+                return tuple(order)
+        return None
 
     async def write(
         self,
@@ -127,6 +140,28 @@ class Pipeline(BatchedCodecPipeline):
         if batch:
             await _run_windows(steps, batch, _chunk_bytes(batch))
         return None
+
+
+def _has_boxes(batch: list[tuple[Any, ...]]) -> bool:
+    """Whether selections are boxes; those of a batch are of one kind, since one indexer made them."""
+    _, _, selection, where, _ = batch[0]
+    return is_box(selection) and is_box(where)
+
+
+def _turned(
+    batch: list[tuple[Any, ...]], out: Any, order: tuple[int, ...]
+) -> tuple[list[tuple[Any, ...]], Any]:
+    """What to read, and where to, with axes in the order in which chunks have them."""
+    selection = batch[0][2]
+    kept = [axis for axis, one in enumerate(selection) if isinstance(one, slice)]
+    turn = [kept.index(axis) for axis in order if axis in kept]
+    items = []
+    for getter, spec, selected, where, *rest in batch:
+        shape = tuple(spec.shape[axis] for axis in order)
+        chosen = tuple(selected[axis] for axis in order)
+        place = tuple(where[axis] for axis in turn)
+        items.append((getter, replace(spec, shape=shape), chosen, place, *rest))
+    return items, out.transpose(turn)
 
 
 def _is_ours(array: Any) -> bool:

@@ -67,18 +67,29 @@ def check_shards(name: str, shape: Sequence[int], shards: Sequence[Shard]) -> No
             seen.add(cell)
 
 
-def chunk_shape(
+class Layout(NamedTuple):
+    """How a tensor is cut."""
+
+    chunks: tuple[int, ...]
+    order: tuple[int, ...] | None
+    """The axes as chunks have them in memory, if the first is not the first."""
+
+
+def layout_of(
     name: str,
     shape: Sequence[int],
     itemsize: int,
     shards: Sequence[Shard],
     least: int | None = None,
-) -> tuple[int, ...]:
+) -> Layout:
     """Chunks of at most 16 MiB, if the boundaries of shards allow, each within one shard.
 
-    A later load may have other shards. Rows can be read without the rest of a chunk, as its blocks
-    are rows; so of sharded tensors the longest of the other axes is cut, as far as chunks of
-    `least` bytes, by default `LEAST_BYTES`, and the boundaries of shards allow.
+    A later load may have other shards. Blocks of a chunk are rows, which can be read without the
+    rest of it; so chunks whose shards are parts of another axis are transposed to have that as
+    rows. For readers of other axes, the longest of these is cut, as far as chunks of `least`
+    bytes, by default `LEAST_BYTES`, and the boundaries of shards allow. Where several axes are
+    sharded, the rows are those of the axis that cannot be cut well, say into thirds of 4,096: that
+    is 2 times a prime.
 
     Raises
     ------
@@ -86,14 +97,44 @@ def chunk_shape(
         Boundaries have so small a common divisor that there would be too many chunks.
 
     """
-    measures = [_measure(axis, length, shards) for axis, length in enumerate(shape)]
+    axes = range(len(shape))
+    measures = [_measure(axis, shape[axis], shards) for axis in axes]
+    sharded = [axis for axis in axes if measures[axis] != shape[axis]] or axes[:1]
+    orders = [(first, *(axis for axis in axes if axis != first)) for first in sharded] or [()]
+    found = [
+        _cut_all([shape[i] for i in order], [measures[i] for i in order], itemsize, shards, least)
+        for order in orders
+    ]
+    which = min(range(len(orders)), key=lambda i: found[i][1])
+    order, (turned, _) = orders[which], found[which]
+    chunks = tuple(turned[order.index(axis)] for axis in axes)
+    n_chunks = prod(grid.counts(shape, chunks))
+    if n_chunks > MAX_CHUNKS:
+        raise UnsupportedError(
+            f"{name}: shards of shape {tuple(shape)} have no common measure but {measures}, which "
+            f"would make {n_chunks} chunks"
+        )
+    return Layout(chunks, None if order == tuple(axes) else order)
+
+
+def _cut_all(
+    shape: Sequence[int],
+    measures: Sequence[int],
+    itemsize: int,
+    shards: Sequence[Shard],
+    least: int | None,
+) -> tuple[list[int], float]:
+    """Chunks of a tensor whose blocks run along the first axis; and how much too long they are
+    along the one that is cut for readers of others: 1 if they are not.
+    """
     chunks = [max(1, n) for n in measures]
-    most = grid.CHUNK_BYTES
+    most, excess = grid.CHUNK_BYTES, 1.0
     if len(shards) > 1 and len(shape) > 1:
         longest = max(range(1, len(shape)), key=lambda axis: shape[axis])
         most_cuts = prod(chunks) * itemsize // (LEAST_BYTES if least is None else least)
         is_whole = measures[longest] == shape[longest]
-        chunks[longest] = _cut(chunks[longest], shape[longest], most_cuts, is_whole=is_whole)
+        length, wanted = _cut(chunks[longest], shape[longest], most_cuts, is_whole=is_whole)
+        chunks[longest], excess = length, max(1, length / wanted)
     for axis, length in enumerate(chunks):
         rest = prod(chunks[axis + 1 :]) * itemsize
         if length * rest <= most:
@@ -110,24 +151,18 @@ def chunk_shape(
             if not (too_small and length * rest <= LARGEST_CHUNK * most):
                 chunks[axis] = divisor
         break
-    n_chunks = prod(grid.counts(shape, chunks))
-    if n_chunks > MAX_CHUNKS:
-        raise UnsupportedError(
-            f"{name}: shards of shape {tuple(shape)} have no common measure but {measures}, which "
-            f"would make {n_chunks} chunks"
-        )
-    return tuple(chunks)
+    return chunks, excess
 
 
-def _cut(length: int, whole: int, most_cuts: int, *, is_whole: bool) -> int:
-    """A chunk's length along an axis, so that there are about `MOST_CUTS` along all of it."""
+def _cut(length: int, whole: int, most_cuts: int, *, is_whole: bool) -> tuple[int, int]:
+    """A chunk's length along an axis, and which there would be with `MOST_CUTS` along all of it."""
     n_cuts = max(1, min(most_cuts, -(-MOST_CUTS * length // max(1, whole))))
     wanted = -(-length // n_cuts)
     if is_whole:
-        return wanted
+        return wanted, wanted
     divisors = [n for n in range(1, length + 1) if length % n == 0]
     short = [n for n in divisors if wanted <= 2 * n <= 2 * wanted]
-    return max(short, default=next(n for n in divisors if n >= wanted))
+    return max(short, default=next(n for n in divisors if n >= wanted)), wanted
 
 
 def block_words(chunks: Sequence[int]) -> int | None:

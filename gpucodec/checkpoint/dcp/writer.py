@@ -33,7 +33,7 @@ from ..storage import connect
 from ..structure import Flat
 from ..view import Checkpoint
 from ..write import FOLDER, NAME_BYTES, Reference, write_metadata
-from .layout import LEAST_BYTES, Shard, block_words, check_shards, chunk_shape, chunks_of
+from .layout import LEAST_BYTES, Shard, block_words, check_shards, chunks_of, layout_of
 from .rounded import bring_together, find_parts, likely_masters
 from .tree import containers, nest, value_of
 
@@ -61,9 +61,9 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
     policy
         As for `gpucodec.checkpoint.save`.
     chunk_bytes
-        Shards are cut along an axis of theirs, in up to 24 chunks of at least this many bytes, so
-        that a load which shards that axis reads little more than it needs: with 24 chunks, a third
-        at most. Fewer bytes, more objects.
+        Shards are cut along an axis that is not sharded, in up to 24 chunks of at least this many
+        bytes, so that a load which shards that axis reads little more than it needs: with 24
+        chunks, a third at most. Fewer bytes, more objects.
 
     Raises
     ------
@@ -153,7 +153,7 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
             kind = kinds[leaf.name]
             config = self.policy.config(leaf.name, kind, leaf.dtype.name, leaf.shape)
             parts, itemsize = shards[fqn], leaf.dtype.itemsize
-            chunks = chunk_shape(leaf.name, leaf.shape, itemsize, parts, self.chunk_bytes)
+            chunks, order = layout_of(leaf.name, leaf.shape, itemsize, parts, self.chunk_bytes)
             if config == DEFAULT_CONFIG and len(parts) > 1:
                 config = TensorConfig(block_size=block_words(chunks))
             layout[fqn] = {
@@ -163,6 +163,7 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
                 "dtype": leaf.dtype.name,
                 "shape": leaf.shape,
                 "chunks": chunks,
+                "order": order,
                 "codec": codecs.to_json(config),
             }
         masters = likely_masters(leaves, kinds)
@@ -232,6 +233,8 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
             padded = np.zeros(one["chunks"], part.dtype)
             padded[tuple(slice(0, n) for n in part.shape)] = part
             part = padded
+        if one["order"] is not None:
+            part = np.ascontiguousarray(part.transpose(one["order"]))
         raw = codecs.encode(part, codecs.from_json(one["codec"]))
         index = [p.start // c for p, c in zip(box, one["chunks"], strict=True)]
         key = "/".join([one["array"], ".".join(["c", *map(str, index)])])
@@ -268,7 +271,9 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc] # torch has no types here
             if sorted(parts) != list(range(expected)):
                 raise CorruptionError(f"{fqn}: {len(parts)} of {expected} chunks were written")
             config = codecs.from_json(one["codec"])
-            empty = write_metadata(self.storage, one["array"], one["dtype"], shape, grid, config)
+            empty = write_metadata(
+                self.storage, one["array"], one["dtype"], shape, grid, config, one["order"]
+            )
             return replace(empty, objects=tuple(parts[i] for i in range(expected)))
 
         with Workers(self.storage.workers) as workers:
