@@ -12,20 +12,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class MissingPackageError(UnsupportedError, ImportError):
+    """An optional package is not installed."""
+
+
 @contextmanager
 def needs(package: str, extra: str) -> Iterator[None]:
     """Import an optional package inside.
 
     Raises
     ------
-    UnsupportedError
-        It is not installed.
+    MissingPackageError
+        It is not installed: an UnsupportedError, and an ImportError to those who look for one.
 
     """
     try:
         yield
     except ImportError as error:
         missing = error.name or package
-        raise UnsupportedError(
+        raise MissingPackageError(
             f"{missing} is not installed: pip install 'gpucodec[{extra}]'"
         ) from error

@@ -25,7 +25,7 @@ from cli_cases import (
 from gpucodec.checkpoint import grid
 from gpucodec.checkpoint.grid import chunk_shape
 from gpucodec.checkpoint.names import array_paths
-from gpucodec.cli import peers
+from gpucodec.cli import peers, stores
 from gpucodec.tensorfiles import safetensors
 from gpucodec.tensorfiles.tensors import regions
 
@@ -274,7 +274,9 @@ def test_names_become_paths_that_do_not_collide():
 @pytest.mark.parametrize("codec", ["gpucodec", "zstd", "blosc", "gzip", "none"])
 def test_copy_changes_the_codec_and_nothing_else(tmp_path, store, checkpoint, codec):
     target = tmp_path / "copy.zarr"
-    run("copy", store, target, "--codec", codec)
+    said = run("copy", store, target, "--codec", codec)
+    copied = stores.open_store(target)
+    assert f"ratio {copied.decoded_bytes / copied.stored_bytes:.3f}" in said.output
     old, new = zarr.open_group(store, mode="r"), zarr.open_group(target, mode="r")
     assert new.attrs.asdict() == old.attrs.asdict()
     for path, array in old.members(max_depth=None):

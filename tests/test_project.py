@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import gpucodec
+from gpucodec.missing import MissingPackageError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "gpucodec").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
@@ -217,3 +218,17 @@ def test_entry_points_load():
     assert {point.group for point in found} == {*groups, "console_scripts"}
     for point in found:
         assert point.load()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import gpucodec.activations",
+        "import gpucodec.cli as c; c.main(['model', 'inspect', '.'], standalone_mode=False)",
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_its_extra(code):
+    code = f"import sys; sys.modules['torch'] = None; {code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "Error: torch is not installed: pip install 'gpucodec[" in done.stderr
+    assert issubclass(MissingPackageError, ImportError)

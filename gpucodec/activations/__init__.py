@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from .dataset import ActivationDataset
-from .errors import MutationError, StreamError
-from .estimate import SpaceEstimate, estimate_space
-from .harvest import record_activations
-from .rows import RowStore
-from .stats import DTypeStats, StreamStats
-from .stream import stream_activations
+from ..missing import needs
+
+with needs("torch", "torch"):
+    from .dataset import ActivationDataset
+    from .errors import MutationError, StreamError
+    from .estimate import SpaceEstimate, estimate_space
+    from .harvest import record_activations
+    from .rows import RowStore
+    from .stats import DTypeStats, StreamStats
+    from .stream import stream_activations
 
 __all__ = [
     "ActivationDataset",

@@ -116,7 +116,8 @@ def compress(
         for sentence in lossy.summary(contents, config):
             say(sentence)
     n_bytes = contents.nbytes
-    _report(src, n_bytes, dst, stores.open_store(dst).stored_bytes, n_bytes, started)
+    stored = stores.open_store(dst).stored_bytes
+    _report(src, n_bytes, dst, stored, n_bytes / max(1, stored), n_bytes, started)
 
 
 def _quantization(quantize: str | None, bound: str | None) -> Any:
@@ -167,7 +168,9 @@ def decompress(src: Path, dst: Path, *, force: bool) -> None:
         progress(f"decompress {src.name}", contents.nbytes) as done,
     ):
         write(partial, contents.watched(done))
-    _report(src, opened.stored_bytes, dst, contents.nbytes, contents.nbytes, started)
+    stored = opened.stored_bytes
+    ratio = contents.nbytes / max(1, stored)
+    _report(src, stored, dst, contents.nbytes, ratio, contents.nbytes, started)
 
 
 @main.command()
@@ -197,7 +200,8 @@ def _copy(src: Path, dst: Path, codec: str, profile: str, *, force: bool) -> Non
     total, before = opened.decoded_bytes, opened.stored_bytes
     with output.replacing(dst, force=force) as partial, progress(f"copy {src.name}", total) as done:
         transcode.copy(opened, partial, codec, done, profile)
-    _report(src, before, dst, stores.open_store(dst).stored_bytes, total, started)
+    after = stores.open_store(dst).stored_bytes
+    _report(src, before, dst, after, total / max(1, after), total, started)
 
 
 @main.command()
@@ -366,10 +370,11 @@ main.add_command(checkpoint)
 main.add_command(model)
 
 
-def _report(src: Path, before: int, dst: Path, after: int, decoded: int, started: float) -> None:
+def _report(
+    src: Path, before: int, dst: Path, after: int, ratio: float, decoded: int, started: float
+) -> None:
     from .console import rate, say, size
 
     seconds = time.perf_counter() - started
-    smaller = min(before, after)
     say(f"{src} {size(before)} -> {dst} {size(after)}")
-    say(f"ratio {decoded / max(1, smaller):.3f}, {seconds:.1f} s, {rate(decoded, seconds)}")
+    say(f"ratio {ratio:.3f}, {seconds:.1f} s, {rate(decoded, seconds)}")

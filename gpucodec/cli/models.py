@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..kernels import quantspec
+from ..missing import needs
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def compress(
     from ..model.cost import add_costs
     from .console import ready
 
+    _need_torch()
     ready()
     program = read_pt2(src)
     calls = _calls(inputs, program)
@@ -117,6 +119,7 @@ def inspect(url: str) -> None:
     from ..model.files import groups
     from .console import say, size, table
 
+    _need_torch()
     info = look(url)
     program = load_program(url)
     calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
@@ -139,6 +142,11 @@ def inspect(url: str) -> None:
     found = groups(url)
     parts = ", ".join(f"{name} {size(n)}" for name, n in found.items())
     say(f"{len(calls)} operations, {size(sum(found.values()))} on disk: {parts}")
+
+
+def _need_torch() -> None:
+    with needs("torch", "model"):
+        import torch  # noqa: F401
 
 
 def _pair(text: str | None) -> tuple[int, int] | None:
