@@ -34,6 +34,7 @@ def goals(figures: Figures) -> Iterator[Goal]:
     yield from of_checkpoints(figures.get("checkpoint", {}))
     yield from of_activations(figures.get("activations", {}))
     yield from of_files(figures.get("fs", {}))
+    yield from of_tuner(figures.get("tuner", {}))
     yield from of_gpu(figures.get("gpu", {}))
 
 
@@ -174,6 +175,18 @@ def of_files(found: dict[str, Any]) -> Iterator[Goal]:
     ):
         rows = [(key, one[key])] if key in one else []
         yield Goal(f"files: {name}", target, *worst(rows, limit, most=most))
+
+
+def of_tuner(found: dict[str, Any]) -> Iterator[Goal]:
+    searched = {n: f for n, f in found.items() if "held" in f}
+    for key, title, target, limit in (
+        ("held", "tuner: tensors never seen, beside exhaustive search", "within 3 %", 0.03),
+        ("seen", "tuner: beside the default after five checkpoints", "≤ +1 %", 0.01),
+    ):
+        rows = [(n, f[key] - 1) for n, f in searched.items()]
+        yield Goal(title, target, *worst(rows, limit, most=True))
+    plans = found.get("planning, as chosen", {})
+    yield Goal("tuner: planning beside encoding", "< 5 %", *worst(plans.items(), 0.05, most=True))
 
 
 def of_gpu(found: dict[str, Any]) -> Iterator[Goal]:

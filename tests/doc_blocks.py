@@ -33,7 +33,7 @@ optimizer.step()
 """
 
 PACKAGES = {
-    "docs/checkpoints.md": ("sklearn", "lightning"),
+    "docs/checkpoints.md": ("lightning",),
     "docs/filesystem.md": ("pandas", "pyarrow", "distributed"),
     "docs/model.md": ("matplotlib", "onnxruntime"),
     "docs/quantize.md": ("torchao", "bitsandbytes", "gguf"),

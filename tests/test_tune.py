@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
-
-pytest.importorskip("sklearn")
-
-import ml_dtypes
 
 import gpucodec
 from gpucodec import ErrorBound, QuantizeConfig, TensorConfig, checkpoint
 from gpucodec.config import DEFAULT_CONFIG
 from gpucodec.model.allocate import Option, allocate
 from gpucodec.tune import Objective, Subject, Tuner
+from gpucodec.tune.estimate import expected, posterior
+from gpucodec.tune.history import LOADING, MAX_TENSORS, SAMPLE, Family
+from gpucodec.tune.objective import DEFAULT, WAYS
 
 
 def state(seed=0, rows=512):
@@ -57,9 +57,8 @@ def test_within_three_percent_of_exhaustive_search_on_tensors_never_seen():
         learn(tuner, state(round_))
     unseen = {f"other/{name}": array for name, array in state(9).items()}
     chosen = tuner.plan(subjects(unseen))
-    ways = tuner.objective.ways("param", "float32")
     total = sum(size(array, chosen[name]) for name, array in unseen.items())
-    best = sum(min(size(array, way) for way in ways) for array in unseen.values())
+    best = sum(min(size(array, way) for way in WAYS) for array in unseen.values())
     default = sum(size(array, DEFAULT_CONFIG) for array in unseen.values())
     assert total <= 1.03 * best
     assert total <= 1.01 * default
@@ -91,7 +90,6 @@ def test_the_same_history_and_seed_choose_the_same():
     runs = []
     for _ in range(2):
         tuner = Tuner(seed=3)
-        tuner._samples = []
         choices = []
         for round_ in range(4):
             choices.append({k: v.to_json() for k, v in learn(tuner, state(round_)).items()})
@@ -135,8 +133,8 @@ def test_what_it_learns_is_stored_with_the_checkpoint(tmp_path):
             assert loaded[name].tobytes() == array.tobytes()
     known = checkpoint.open(folder).manifest.extra["tuner"]
     assert known["rounds"] == 3
-    assert {one[2] for one in known["history"]} == {*state()}
-    assert {one[0] for one in known["history"]} == {*known["features"]}
+    names = [name for family in known["families"].values() for name in family["costs"]]
+    assert {*names} - {SAMPLE} == {*state()}
     assert checkpoint.verify(folder)
 
 
@@ -153,10 +151,15 @@ def test_a_series_goes_on_where_it_was(tmp_path):
     "damage",
     [
         {},
-        {"rounds": 1, "features": {}, "samples": [], "history": [["f", 1, "n", "{}", 0.0, 0.0]]},
-        {"rounds": "x", "features": {}, "samples": [], "history": []},
-        {"rounds": 1, "features": {"f": [float("nan")] * 7}, "samples": [], "history": []},
-        {"rounds": 1, "features": {"f": [1.0]}, "samples": [], "history": []},
+        {"rounds": "x", "families": {}},
+        {"rounds": 1, "families": []},
+        {"rounds": 1, "families": {"f": {"features": [1.0], "costs": {}}}},
+        {"rounds": 1, "families": {"f": {"features": [float("nan")] * 6, "costs": {}}}},
+        {"rounds": 1, "families": {"f": {"features": [1.0] * 6, "costs": {"n": {"{}": [1, 1]}}}}},
+        {
+            "rounds": 1,
+            "families": {"f": {"features": [1.0] * 6, "costs": {"n": {"{}": [1, 1, 0, 1]}}}},
+        },
     ],
 )
 def test_what_does_not_read_is_forgotten(damage):
@@ -164,6 +167,50 @@ def test_what_does_not_read_is_forgotten(damage):
     tuner.recall(damage)
     assert tuner.rounds == 0
     assert tuner.plan(subjects(state(rows=64)))
+
+
+def test_what_is_remembered_is_bounded():
+    family = Family([0.0] * 6)
+    for i in range(3 * MAX_TENSORS):
+        family.add(f"layer.{i}", DEFAULT, 1000, 600, 1e-6)
+    assert len(family.costs) == MAX_TENSORS
+    again = Family([0.0] * 6)
+    for i in reversed(range(3 * MAX_TENSORS)):
+        again.add(f"layer.{i}", DEFAULT, 1000, 600, 1e-6)
+    assert {*again.costs} == {*family.costs}  # whatever the order
+
+
+def test_the_time_that_loading_kernels_takes_is_not_learned():
+    family = Family([0.0] * 6)
+    family.add("a", DEFAULT, 1 << 20, 1 << 19, 2 * LOADING[0] + (1 << 20) / LOADING[1])
+    assert not family.costs
+    family.add("a", DEFAULT, 1 << 20, 1 << 19, 1e-3)
+    assert family.costs["a"][DEFAULT].seconds == 1e-3
+
+
+def test_noise_and_tensors_that_differ_do_not_mislead():
+    """Times off by a third, tensors by a factor of six, ways by a tenth."""
+    rng = np.random.default_rng(0)
+    gains = {DEFAULT: 1.0, "slow": 1.5, "fast": 0.9}
+    family = Family([0.0] * 6)
+    for i in range(MAX_TENSORS):
+        size, speed = int(rng.integers(1 << 18, 1 << 22)), np.exp(rng.uniform(0, np.log(6)))
+        for way in rng.choice([*gains], 2, replace=False):
+            seconds = size / 1e9 * speed * gains[way] * np.exp(rng.normal(0, 0.3))
+            family.add(str(i), str(way), size, size // 2, float(seconds))
+    ways = [*gains]
+    mean, covariance = posterior(family.costs, ways, np.zeros(3), Objective("fastest"))
+    spread = 0.2 * np.sqrt(covariance[2, 2] + covariance[0, 0] - 2 * covariance[2, 0])
+    assert mean[2] < mean[0] < mean[1]
+    assert abs(mean[2] - mean[0] - np.log(0.9)) < 3 * spread < 0.3
+
+
+def test_similar_families_say_what_to_expect_of_a_new_one():
+    known = [([0.0] * 6, {"a": -1.0}), ([9.0] * 6, {"a": 1.0, "b": 0.5})]
+    near = expected([0.1] * 6, ["a", "b", "c"], known)
+    assert near[0] < -0.5
+    assert 0 < near[1] < 0.1  # from far away
+    assert near[2] == 0
 
 
 def test_wrong_objectives_are_refused():
