@@ -185,6 +185,7 @@ class ShimDevice:
         self.calls: list[str] = []
         """Launches by kernel, and what waits for the device."""
         self.streams: set[int] = set()
+        self.uploads = 0
 
     def put(self, array: np.ndarray, offset: int = 0) -> ShimArray:
         """A copy on the "device", `offset` bytes into its memory."""
@@ -198,7 +199,14 @@ class ShimDevice:
 
     def upload(self, to: int, array: np.ndarray, stream: int = 0) -> None:
         self.streams.add(stream)
+        self.uploads += 1
         ctypes.memmove(to, array.ctypes.data, array.nbytes)
+
+    def upload_parts(self, to: int, parts, n_bytes: int, stream: int = 0) -> None:
+        whole = np.full(n_bytes, 0xA5, np.uint8)
+        for at, part in parts:
+            whole[at : at + part.size] = part
+        self.upload(to, whole, stream)
 
     def download(self, array: np.ndarray, at: int, stream: int = 0) -> None:
         self.streams.add(stream)

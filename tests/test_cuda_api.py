@@ -28,7 +28,7 @@ from gpucodec import (
     frame as container,
     predicted,
 )
-from gpucodec.cuda import arrays, device as devices, heads
+from gpucodec.cuda import arrays, batch, device as devices, heads
 from gpucodec.kernels import spec
 
 PLAIN = gpucodec.TensorConfig(profile="plain")
@@ -79,6 +79,28 @@ def test_host_frames_decode_without_waiting(device):
     assert [a.numpy().tobytes() for a in pending.arrays] == [item.tobytes() for item in items]
     pending.check()
     assert device.calls[-1] == "download"
+
+
+@pytest.mark.parametrize("most", [batch.UPLOAD_BYTES, 100_000])
+def test_small_host_frames_go_to_the_device_together(device, monkeypatch, most):
+    monkeypatch.setattr(batch, "UPLOAD_BYTES", most)
+    items = [sample("float32", 256 + i % 7, "values", i) for i in range(500)]
+    frames = [gpucodec.encode(item, PLAIN) for item in items]
+    pending = gpucodec.cuda.decode_async(frames)
+    size = sum(map(len, frames))
+    n_copies = -(-size // most)
+    assert 1 + n_copies <= device.uploads <= 2 + n_copies  # one that tells the kernels
+    for got, item in zip(pending.check(), items, strict=True):
+        assert got.numpy().tobytes() == item.tobytes()
+
+
+def test_large_host_frames_go_from_where_they_are(device, monkeypatch):
+    monkeypatch.setattr(batch, "JOINED_BYTES", 1_000)
+    items = [sample("float32", n, "noise", n) for n in (100, 1_000, 200, 2_000, 0)]
+    frames = [gpucodec.encode(item, PLAIN) for item in items]
+    for got, item in zip(gpucodec.cuda.decode_batch(frames), items, strict=True):
+        assert got.numpy().tobytes() == item.tobytes()
+    assert device.uploads == 4  # two alone, two together, and what the kernels are told
 
 
 def test_device_frames_with_parsed_headers_decode_without_waiting(device):

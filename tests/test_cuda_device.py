@@ -8,14 +8,16 @@ stream and the device in force.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
 import types
+import weakref
 
 import numpy as np
 import pytest
 
 import gpucodec.cuda
-from gpucodec.cuda import device as devices
+from gpucodec.cuda import device as devices, pinned
 from gpucodec.dtypes import BY_NAME
 from gpucodec.errors import UnsupportedError
 from gpucodec.kernels import cuda
@@ -49,6 +51,15 @@ class Kernel:
         self.recorder.note("launch", self.name, grid, block, numbers, shared_mem)
 
 
+class Pinned(bytearray):
+    """cupy.cuda.PinnedMemoryPointer: as large as its pool makes it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(2 * size)
+
+    __hash__ = object.__hash__
+
+
 class Recorder(types.ModuleType):
     """As much of CuPy 14 as the device touches."""
 
@@ -56,6 +67,8 @@ class Recorder(types.ModuleType):
         super().__init__("cupy")
         self.log: list[tuple] = []
         self.inside: list[str] = []
+        self.events: list[types.SimpleNamespace] = []
+        self.pinned = weakref.WeakSet()
         runtime = types.SimpleNamespace(
             memcpyHostToDevice=1,
             memcpyDeviceToHost=2,
@@ -67,6 +80,7 @@ class Recorder(types.ModuleType):
                 "memsetAsync", ptr, value, size, stream
             ),
             streamSynchronize=lambda stream: self.note("streamSynchronize", stream),
+            CUDARuntimeError=RuntimeError,
         )
         self.cuda = types.SimpleNamespace(
             runtime=runtime,
@@ -74,6 +88,7 @@ class Recorder(types.ModuleType):
             ExternalStream=self.stream,
             Event=self.event,
             alloc=self.alloc,
+            alloc_pinned_memory=self.alloc_pinned,
             get_current_stream=lambda: types.SimpleNamespace(ptr=77),
         )
 
@@ -104,9 +119,18 @@ class Recorder(types.ModuleType):
     def event(self, block=False, disable_timing=False, interprocess=False):
         assert disable_timing
         made = len(self.log)
-        return types.SimpleNamespace(
-            made=made, record=lambda stream: self.note("record", stream.name, made)
+        self.events.append(
+            types.SimpleNamespace(
+                made=made, done=False, record=lambda stream: self.note("record", stream.name, made)
+            )
         )
+        return self.events[-1]
+
+    def alloc_pinned(self, size):
+        if size == 13:
+            raise RuntimeError("the limit of locked memory")
+        self.pinned.add(memory := Pinned(size))
+        return memory
 
     def alloc(self, size):
         self.note("alloc", size)
@@ -166,6 +190,47 @@ def test_copies_are_queued_on_the_stream_and_only_downloads_wait(cupy):
         ("memcpyAsync", at, 1000, 10, 2, 5, here),
         ("streamSynchronize", 5, here),
     ]
+
+
+def test_parts_are_copied_once_from_pinned_memory_that_is_held_until_then(cupy):
+    device = devices.CupyDevice(2)
+    sent = []
+    device.runtime.memcpyAsync = lambda to, at, n, kind, stream: sent.append(
+        (to, ctypes.string_at(at, n), kind, stream)
+    )
+    a, b = np.arange(5, dtype=np.uint8), np.full(3, 7, np.uint8)
+
+    def send(n_bytes: int = 11) -> bytes:
+        device.upload_parts(1000, [(0, a), (8, b)], n_bytes, 5)
+        to, raw, kind, stream = sent.pop()
+        assert (to, kind, stream, len(raw)) == (1000, 1, 5, n_bytes)
+        return raw
+
+    for n in (1, 2):
+        raw = send()
+        assert (raw[:5], raw[8:11]) == (a.tobytes(), b.tobytes())
+        assert len(cupy.pinned) == n  # the copies are under way
+    assert cupy.log[-1][:2] == ("record", "stream 5 of 2")
+    cupy.events[0].done = True
+    send()
+    assert len(cupy.pinned) == 2
+    for event in cupy.events:
+        event.done = True
+    assert send(13)[8:11] == b.tobytes()  # of pageable memory, as the system grants no other
+    assert not cupy.pinned
+    assert len(cupy.events) == 3
+
+
+def test_pinned_memory_is_bounded(cupy, monkeypatch):
+    monkeypatch.setattr(pinned, "MOST", 40)
+    memory = pinned.PinnedMemory(cupy)
+    for _ in range(5):
+        found, whole = memory.allocate(15)
+        assert whole.size == 15
+        memory.hold(found, 15, types.SimpleNamespace(name="5"))
+    assert len(cupy.events) == 2
+    cupy.events[0].done = True
+    assert memory.allocate(15)[0] is not None
 
 
 def test_kernels_are_compiled_once_with_the_options_of_the_tests(cupy):

@@ -23,6 +23,10 @@ LZ_SCRATCH_BYTES = (
     1 << 30
 )  # for a block takes some 600 KiB of it, and the more blocks at once, the faster
 ALIGNED = 16  # bytes that kernels move at a time
+JOINED_BYTES = (
+    1 << 20
+)  # host arrays below this are copied together, as a copy takes longer to start
+UPLOAD_BYTES = 32 << 20  # at most, of a copy of arrays that are joined
 
 
 def place(device: Device, data: int | Host, n_bytes: int, stream: int, kept: list[Any]) -> int:
@@ -38,12 +42,37 @@ def place(device: Device, data: int | Host, n_bytes: int, stream: int, kept: lis
     return memory.address
 
 
+def place_all(
+    device: Device, arrays: Sequence[int | Host], sizes: Ints, stream: int, kept: list[Any]
+) -> list[int]:
+    """`place` for many arrays, of so many bytes each: small ones of the host go there by one copy."""
+    places = [0] * len(arrays)
+    small = []
+    for i, data in enumerate(arrays):
+        if isinstance(data, int) or sizes[i] >= JOINED_BYTES:
+            places[i] = place(device, data, int(sizes[i]), stream, kept)
+        else:
+            small.append((i, data))
+    rooms = -(-sizes[[i for i, _ in small]] // ALIGNED) * ALIGNED
+    for first, last in waves(np.concatenate([[0], np.cumsum(rooms)]), UPLOAD_BYTES):
+        upload = Upload(ALIGNED)
+        chosen = small[first:last]
+        starts = [upload.add(data) for _, data in chosen]
+        memory = device.allocate(upload.n_bytes, stream)
+        kept.append(memory)
+        upload.send(device, memory.address, stream)
+        for (i, _), start in zip(chosen, starts, strict=True):
+            places[i] = memory.address + start
+    return places
+
+
 class Upload:
-    """Host arrays that go to the device together, each at a multiple of 256 bytes."""
+    """Host arrays that go to the device by one copy, each at a multiple of so many bytes."""
 
     ALIGNMENT = 256
 
-    def __init__(self) -> None:
+    def __init__(self, alignment: int = ALIGNMENT) -> None:
+        self.alignment = alignment
         self.parts: list[tuple[int, np.ndarray[Any, Any]]] = []
         self.n_bytes = 0
 
@@ -51,15 +80,14 @@ class Upload:
         """Where it will stand, relative to the start."""
         at = self.n_bytes
         self.parts.append((at, array))
-        self.n_bytes += -(-array.nbytes // self.ALIGNMENT) * self.ALIGNMENT
+        self.n_bytes += -(-array.nbytes // self.alignment) * self.alignment
         return at
 
-    def joined(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-        """All of them, with zeros between."""
-        whole = np.zeros(self.n_bytes, np.uint8)
-        for at, array in self.parts:
-            whole[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
-        return whole
+    def send(self, device: Device, to: int, stream: int) -> None:
+        """Queue the copy to `n_bytes` of memory at an address; between the arrays stands anything."""
+        parts = [(at, array.reshape(-1).view(np.uint8)) for at, array in self.parts]
+        if self.n_bytes:
+            device.upload_parts(to, parts, self.n_bytes, stream)
 
 
 class Batch:

@@ -20,7 +20,7 @@ from ..errors import CorruptionError
 from ..frame import plane_bits
 from ..kernels import cuda as kernels, spec
 from . import batch as batches, models
-from .batch import ALIGNED, Batch, Upload, place, waves
+from .batch import ALIGNED, Batch, Upload, place_all, waves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -126,9 +126,10 @@ def decode(device: Device, pieces: Sequence[Piece], stream: int) -> Decoding:
     }
     decoded_models = decode(device, [*of_models.values()], stream) if of_models else None
     moved = []
-    for i, piece in enumerate(pieces):
+    sizes = np.array([piece.payload_bytes for piece in pieces], np.int64)
+    payloads = place_all(device, [piece.payload for piece in pieces], sizes, stream, kept)
+    for i, (piece, payload) in enumerate(zip(pieces, payloads, strict=True)):
         frame = piece.frame
-        payload = place(device, piece.payload, piece.payload_bytes, stream, kept)
         out = piece.out
         if out % ALIGNED:
             memory = device.allocate(piece.out_bytes, stream)
@@ -248,7 +249,7 @@ def _decode_blocks(
     )
     decoding.memory = status
     decoding.kept += [told, symbols, plane_status, kept]
-    device.upload(told.address, upload.joined(), stream)
+    upload.send(device, told.address, stream)
 
     table = (
         *(told.address + jobs_at, len(batch.jobs), told.address + entries_at),

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import UnsupportedError
 from ..kernels import cuda as kernels
 from . import occupancy
+from .pinned import PinnedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,13 @@ class Device(Protocol):
 
     def upload(self, to: int, array: Host, stream: int) -> None:
         """Copy a host array to an address. Pinned memory must not change until that is done."""
+
+    def upload_parts(
+        self, to: int, parts: Sequence[tuple[int, Host]], n_bytes: int, stream: int
+    ) -> None:
+        """Copy host bytes to their places in `n_bytes` at an address, by one copy. They may change when
+        this returns.
+        """
 
     def download(self, array: Host, at: int, stream: int) -> None:
         """Fill a host array from an address, once all that is queued has run."""
@@ -83,6 +91,7 @@ class CupyDevice:
         self.runtime = cupy.cuda.runtime
         self.index = index
         self.device = cupy.cuda.Device(index)
+        self.pinned = PinnedMemory(cupy)
         self._modules: dict[str, Any] = {}
         self._functions: dict[str, Any] = {}
 
@@ -118,6 +127,17 @@ class CupyDevice:
         """From pageable memory the runtime stages the bytes before it returns."""
         kind = self.runtime.memcpyHostToDevice
         self._copy(to, array.ctypes.data, array.nbytes, kind, stream)
+
+    def upload_parts(
+        self, to: int, parts: Sequence[tuple[int, Host]], n_bytes: int, stream: int
+    ) -> None:
+        """By way of pinned memory, if there is some."""
+        with self.device:
+            memory, whole = self.pinned.allocate(n_bytes)
+            for at, part in parts:
+                whole[at : at + part.size] = part
+            self.upload(to, whole, stream)
+            self.pinned.hold(memory, n_bytes, self._stream(stream))
 
     def download(self, array: Host, at: int, stream: int) -> None:
         """Waits for the stream."""

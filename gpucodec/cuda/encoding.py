@@ -133,7 +133,7 @@ class Work:
         jobs_at = upload.add(batch.jobs)
         told = self.memory(upload.n_bytes)
         batch.jobs["shape"] += np.uint64(told)  # known only now
-        self.device.upload(told, upload.joined(), self.stream)
+        upload.send(self.device, told, self.stream)
         self.jobs = told + jobs_at, len(batch.jobs)
         self.entries = self.memory(4 * batch.n_entries)
         self.hashes, self.offsets = (self.memory(8 * (batch.n_blocks + 1)) for _ in range(2))

@@ -134,7 +134,7 @@ def _fit_some(device: Device, matrices: Sequence[_Matrix], stream: int) -> list[
         told[i]["found"] = results.address + found_at + i * kernels.FOUND.itemsize
         n_rows += matrix.n_rows
         n_groups += matrix.n_groups
-    device.upload(results.address, upload.joined(), stream)
+    upload.send(device, results.address, stream)
     fits, n_fits = results.address + fits_at, len(matrices)
     n_blocks, stride = min(n_rows, FIT_BLOCKS), max(matrix.n_columns for matrix in matrices)
     rests = device.allocate(2 * n_blocks * stride, stream)

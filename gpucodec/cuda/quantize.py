@@ -282,7 +282,7 @@ def dequantize(
     if not groups:
         return queued
     told = device.allocate(upload.n_bytes, stream)
-    device.upload(told.address, upload.joined(), stream)
+    upload.send(device, told.address, stream)
     queued.kept.append(told)
     for numbers, at, n_chunks in groups:
         kernel = kernels.kernel("dequantize", tensors[numbers[0]].config.spec)
