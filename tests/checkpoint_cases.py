@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ def same(left, right) -> bool:
         return False
     if isinstance(left, dict):
         return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, io.BytesIO):
+        return (left.getvalue(), left.tell()) == (right.getvalue(), right.tell())
     if isinstance(left, (list, tuple)):
         return len(left) == len(right) and all(map(same, left, right))
     return repr(left) == repr(right)  # NaN and -0.0 too
@@ -130,6 +133,7 @@ def odd_state():
             b"\0\xff",
         ],
         "floats": (float("nan"), float("inf"), -float("inf"), np.float64(0.5), np.int64(-3)),
+        "files": [io.BytesIO(b"abc"), io.BytesIO()],
         "torch": [torch.Size([2, 3]), torch.bfloat16, torch.device("cpu"), bytearray(b"x")],
         "nested": OrderedDict(b=(), a=[], c={}, d=[([{}],)], e={3: {-1: {"x": 1}}}),
     }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import pickle
@@ -123,14 +124,18 @@ def load(state, url):
 
 def test_checkpoints_of_dcp_and_of_save_are_the_same_thing(tmp_path):
     state = {"model": training_state()["model"], "step": 3, "names": ["a", ("b", 2.5)]}
+    state["file"] = io.BytesIO(b"losses")  # as torchtitan does it
+    state["file"].seek(3)
     save(state, tmp_path / "dcp")
     assert same(checkpoint.load(None, tmp_path / "dcp")["names"], state["names"])
     checkpoint.save(state, tmp_path / "plain")
     for place in ("dcp", "plain"):
         other = {"model": training_state(1, seed=4)["model"], "step": 0, "names": None}
+        other["file"] = io.BytesIO()
         load(other, tmp_path / place)
         assert all(torch.equal(other["model"][name], one) for name, one in state["model"].items())
         assert (other["step"], other["names"]) == (3, state["names"])
+        assert same(other["file"], state["file"])
 
 
 def test_rounded_weights_are_references_to_their_masters(tmp_path):

@@ -12,11 +12,14 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, BUILD = SETTINGS["project"], SETTINGS["build-system"]
+EXTRAS = PROJECT["optional-dependencies"]
 
 # What a user does first, from outside the checkout.
 USE = """
@@ -42,6 +45,22 @@ def python(version: str) -> str | None:
     return str(found[-1]) if found else shutil.which(f"python{version}")
 
 
+def run(*command: str, cwd: Path) -> str:
+    """What a command prints, outside of any other environment."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def environment(interpreter: str, folder: Path, *packages: str) -> Path:
+    """The commands of a new environment with these packages."""
+    run(interpreter, "-m", "venv", "env", cwd=folder)
+    commands = folder / "env" / "bin"
+    run(str(commands / "python"), "-m", "pip", "install", "-q", *packages, cwd=folder)
+    return commands
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory) -> dict[str, Path]:
     """Built from a copy: a build leaves files behind."""
@@ -54,9 +73,8 @@ def distributions(tmp_path_factory) -> dict[str, Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, place)
     code = "from setuptools import build_meta as b; print(b.build_sdist('..')); print(b.build_wheel('..'))"
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=folder / "source", check=True, capture_output=True
-    )
+    builder = environment(sys.executable, folder, *BUILD["requires"])
+    run(str(builder / "python"), "-c", code, cwd=folder / "source")
     [wheel], [source] = folder.glob("*.whl"), folder.glob("*.tar.gz")
     return {"wheel": wheel, "sdist": source}
 
@@ -80,21 +98,24 @@ def test_it_works_alone(version, kind, distributions, tmp_path):
     interpreter = python(version)
     if interpreter is None:
         pytest.skip(f"no Python {version} here")
+    commands = environment(interpreter, tmp_path, str(distributions[kind]))
+    run(str(commands / "python"), "-W", "error", "-c", USE, cwd=tmp_path)
+    assert "compress" in run(str(commands / "gpucodec"), "--help", cwd=tmp_path)
 
-    def run(*command: str) -> str:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    run(interpreter, "-m", "venv", "env")
-    inside = str(tmp_path / "env" / "bin" / "python")
-    run(inside, "-m", "pip", "install", "-q", str(distributions[kind]))
-    run(inside, "-W", "error", "-c", USE)
-    command = str(tmp_path / "env" / "bin" / "gpucodec")
-    assert "compress" in run(command, "--help")
+@pytest.mark.long
+def test_it_works_with_the_oldest_packages_it_allows(distributions, tmp_path):
+    interpreter = python("3.11")
+    if interpreter is None:
+        pytest.skip("no Python 3.11 here, for which the oldest were built")
+    oldest = [one.split(",")[0].replace(">=", "==") for one in PROJECT["dependencies"]]
+    assert all("==" in one for one in oldest), oldest
+    commands = environment(interpreter, tmp_path, str(distributions["wheel"]), *oldest)
+    run(str(commands / "python"), "-c", USE, cwd=tmp_path)
+    np.savez(tmp_path / "a.npz", a=np.arange(10_000.0))
+    command = str(commands / "gpucodec")
+    for arguments in (["compress", "a.npz", "a.zarr", "--check"], ["verify", "a.zarr"]):
+        run(command, *arguments, cwd=tmp_path)
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ could run.
 from __future__ import annotations
 
 import base64
+import io
 import math
 import sys
 from collections import OrderedDict
@@ -92,6 +93,8 @@ def _value(node: Any, path: tuple[Any, ...]) -> Any:
     match node:
         case bytes() | bytearray() if type(node) in {bytes, bytearray}:
             return {type(node).__name__: base64.b64encode(node).decode()}
+        case io.BytesIO() if type(node) is io.BytesIO:  # torchtitan's states have some
+            return {"file": [base64.b64encode(node.getvalue()).decode(), node.tell()]}
         case complex() if type(node) is complex:
             return {"complex": [repr(node.real), repr(node.imag)]}
         case np.generic() if node.dtype.name in BY_NAME:
@@ -107,7 +110,7 @@ def _value(node: Any, path: tuple[Any, ...]) -> Any:
             return {"device": str(node)}
     raise TypeError(
         f"{_where(path)} is {type(node).__name__}; a state dict holds tensors, arrays, None, bool, "
-        "int, float, complex, str, bytes, dtypes, and dicts, lists and tuples of them"
+        "int, float, complex, str, bytes, BytesIO, dtypes, and dicts, lists and tuples of them"
     )
 
 
@@ -178,6 +181,13 @@ def _scalar(value: Any) -> Any:
     return np.frombuffer(bytes.fromhex(raw), BY_NAME[name].numpy)[0]
 
 
+def _file(value: Any) -> io.BytesIO:
+    content, position = value
+    file = io.BytesIO(base64.b64decode(content, validate=True))
+    file.seek(position)
+    return file
+
+
 def _dtype(value: str) -> Any:
     torch = torch_module()
     found = getattr(torch, value)
@@ -192,6 +202,7 @@ _VALUES: Final[Mapping[str, Callable[[Any], Any]]] = {
     "bytes": lambda value: base64.b64decode(value, validate=True),
     "bytearray": lambda value: bytearray(base64.b64decode(value, validate=True)),
     "complex": lambda value: complex(float(value[0]), float(value[1])),
+    "file": _file,
     "scalar": _scalar,
     "size": lambda value: torch_module().Size(value),
     "dtype": _dtype,

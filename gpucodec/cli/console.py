@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +50,9 @@ def ready(*, everything: bool = False) -> None:
     dense = rng.normal(size=(256, 256))
     products = np.exp(rng.normal(size=(256, 1)) + rng.normal(size=256) + dense / 10)
     arrays = (dense, np.maximum(dense, 0), products) if everything else (dense,)
-    with Console(stderr=True).status("preparing the kernels (compiled on first use)"):
+    error = Console(stderr=True)
+    said = error.status("preparing the kernels (compiled on first use)")
+    with said if error.is_terminal else nullcontext():
         for array in arrays:
             decode(encode(array.astype(np.float32)))
 
@@ -59,6 +61,9 @@ def ready(*, everything: bool = False) -> None:
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar over `total` bytes; yields what is called with the bytes done since."""
     error = Console(stderr=True)
+    if not error.is_terminal:
+        yield lambda _: None
+        return
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -67,7 +72,6 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
         console=error,
         transient=True,
-        disable=not error.is_terminal,
     )
     with bar:
         task = bar.add_task(label, total=total)

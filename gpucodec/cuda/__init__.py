@@ -139,7 +139,7 @@ def encode_batch(
         return []
     for i, item in enumerate(items):
         if not buffers.is_on_gpu(item):
-            message = f"array {i} of the batch is on the host, others are on a GPU"
+            message = f"array {i} of {len(items)}, {type(item).__name__}, is not on a GPU"
             raise UnsupportedError(message)
     views = [arrays.view(item) for item in items]
     device, handle = _ready(views, stream)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from typing import Any
 
@@ -24,7 +25,8 @@ def value_of(fqn: str, stream: Any) -> Any:
     """A value that torch hands over pickled, as JSON; nothing that could run is unpickled."""
     stream.seek(0)
     try:
-        value = torch.load(stream, weights_only=True)
+        with torch.serialization.safe_globals([io.BytesIO]):
+            value = torch.load(stream, weights_only=True)
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise TypeError(f"{fqn} is no plain value: {reason}") from error
