@@ -26,7 +26,8 @@ class TensorConfig:
     ----------
     block_size
         Words of a block, a power of two from 64 to 65,536: the unit of random access, of
-        parallel work and of the checksum. None takes 65,536, or 32,768 for 8-byte words.
+        parallel work and of the checksum. None takes 65,536, or 32,768 for 8-byte words; twice that
+        for floats of which three quarters are zero.
     profile
         What to prefer where coders differ, "ratio", "fast" or "auto". "ratio" takes what is
         smallest. "fast" does without entropy coding: floats lose a tenth of the ratio, and are

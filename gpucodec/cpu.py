@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 RUN_BYTES = 1 << 20  # decoded bytes of a run: some 0.3 ms of work, and its output stays in cache
 WRITE_SLACK = 64  # what a vector store may write past its last byte
 
-_MAX_BLOCK = 1 << spec.MAX_BLOCK_LOG
+_MAX_BLOCK = 1 << spec.MAX_SPARSE_BLOCK_LOG
 
 
 @cache
@@ -215,7 +215,11 @@ def encode(
     if config.profile == PLAIN:
         return _frame(_Encoding(words, dtype, block_log, spec.PROFILE_RATIO), shape, b"", threads)
     profile = spec.PROFILES.index(config.profile)
-    flags = spec.SPARSE if plan.may_be_sparse(words, dtype) else 0
+    sample = plan.zero_sample(words, dtype)
+    flags = spec.SPARSE if plan.has_zeros(sample, dtype) else 0
+    if flags:
+        n_words = words.size // dtype.spec.word_bytes
+        block_log = plan.sparse_block_log(sample, dtype, n_words, config)
     plain = _Encoding(words, dtype, block_log, profile, flags)
     # Of floats with zeros, a mask says more; but the most frequent of ids may well be 0.
     is_masked = flags and plan.is_float(dtype)
@@ -288,8 +292,9 @@ def _frame(encoding: _Encoding, shape: tuple[int, ...], model: bytes, threads: i
 
         pool.run([job(number, run) for number, run in enumerate(runs)], threads)
         end = placement.position
-    if flags & spec.SPARSE and not any(packed):
-        return _frame(replace(encoding, flags=flags & ~spec.SPARSE), shape, model, threads)
+    again = flags & spec.SPARSE and plan.second_try(entries, flags, block_log, packed=any(packed))
+    if again:
+        return _frame(replace(encoding, **again), shape, model, threads)  # type: ignore[arg-type]
     most = max_encoded_bytes(dtype, shape, block_log)
     if end >= most:  # nothing gained: store the words as they are
         if out.size < most:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct(spec.HEADER_FORMAT)
 _ARRAY_BYTES_MAX = (1 << 63) - 1
 _FLAGS = spec.STORED | spec.SPARSE | spec.PREDICTED
+_LARGE_BLOCKS = spec.SPARSE | spec.STORED
 _KNOWN_CODERS = sum(1 << coder for coder in spec.CODER_NAMES)
 _LZ_CODERS = 1 << spec.LZ | 1 << spec.LZ_WORDS
 _PALETTE_CODERS = (2 << spec.PALETTE_MAX_BITS) - 1 << spec.PALETTE
@@ -231,8 +232,9 @@ def _geometry(raw: Bytes) -> _Geometry:
     if n_dims > spec.MAX_DIMS:
         message = f"frame has {n_dims} dimensions, the format allows {spec.MAX_DIMS}"
         raise CorruptionError(message)
-    if not spec.MIN_BLOCK_LOG <= block_log <= spec.MAX_BLOCK_LOG:
-        message = f"block_log is {block_log}, not {spec.MIN_BLOCK_LOG} to {spec.MAX_BLOCK_LOG}"
+    most = spec.MAX_SPARSE_BLOCK_LOG if flags & _LARGE_BLOCKS else spec.MAX_BLOCK_LOG
+    if not spec.MIN_BLOCK_LOG <= block_log <= most:
+        message = f"block_log is {block_log}, not {spec.MIN_BLOCK_LOG} to {most}"
         raise CorruptionError(message)
     dtype = BY_CODE[code]
     _check_flags(dtype, flags, model_bytes)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .buffers import Bytes
+    from .config import TensorConfig
     from .dtypes import DType
 
 _UNSIGNED = {n: np.dtype(f"u{n}") for n in (1, 2, 4, 8)}
@@ -34,10 +35,53 @@ def zero_rows(n_words: int, dtype: DType) -> tuple[int, int] | None:
 
 def has_zeros(sample: np.ndarray[Any, Any], dtype: DType) -> bool:
     """Whether the words of these rows, uint[n, 64], are zero often enough."""
+    zeros = int(np.count_nonzero(_are_zero(sample, dtype)))
+    return zeros << spec.SPARSE_PROBE_LOG >= sample.size > 0
+
+
+def sparse_block_log(
+    sample: np.ndarray[Any, Any], dtype: DType, n_words: int, config: TensorConfig
+) -> int:
+    """log2 of the words of a block, of an array with zeros of which these rows are known.
+
+    Where few words are left of a block, header, table and states of its coders count: blocks are twice
+    as large. Not where LZ is tried beside the mask, as that compares blocks.
+    """
+    block_log = config.block_log(dtype.spec.word_bytes)
+    if config.block_size is not None or config.lz or not is_float(dtype):
+        return block_log
+    if n_words <= 1 << block_log or len(sample) < spec.SPARSE_PARTS:
+        return block_log
+    kept = ~_are_zero(sample, dtype)
+    few = all(
+        int(np.count_nonzero(part)) << spec.SPARSE_LARGE_LOG <= part.size
+        for part in np.array_split(kept, spec.SPARSE_PARTS)
+    )
+    return block_log + few
+
+
+def second_try(
+    entries: np.ndarray[Any, Any], flags: int, block_log: int, *, packed: bool
+) -> dict[str, int] | None:
+    """Flags and block size with which an array whose blocks have these entries is encoded again.
+
+    It is if no block of a sparse frame is `packed`, or a plane was too long for coders.
+    """
+    sizes = entries[entries < spec.CONSTANT << spec.ENTRY_CODER_SHIFT]  # of raw planes
+    too_long = block_log > spec.MAX_BLOCK_LOG and (sizes > 1 << spec.MAX_BLOCK_LOG).any()
+    if flags & spec.SPARSE and not packed:
+        flags &= ~spec.SPARSE
+    elif not too_long:
+        return None
+    return {"flags": flags, "block_log": min(block_log, spec.MAX_BLOCK_LOG)}
+
+
+def _are_zero(words: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
+    """Which words are zero, of floats whatever their sign."""
     if is_float(dtype):
-        sample = sample << sample.dtype.type(1)  # without the sign
-    zeros = int(np.count_nonzero(sample == 0))
-    return zeros << spec.SPARSE_PROBE_LOG >= sample.size
+        words = words << words.dtype.type(1)
+    found: np.ndarray[Any, Any] = words == 0
+    return found
 
 
 def is_float(dtype: DType) -> bool:
@@ -50,15 +94,15 @@ def unsigned(dtype: DType) -> np.dtype[Any]:
     return _UNSIGNED[dtype.spec.word_bytes]
 
 
-def may_be_sparse(words: Bytes, dtype: DType) -> bool:
-    """Whether the words (uint8, contiguous) have zeros enough to look for them in each block."""
+def zero_sample(words: Bytes, dtype: DType) -> np.ndarray[Any, Any]:
+    """The rows of the words (uint8, contiguous) that say whether to look for zeros in each block."""
     found = zero_rows(words.size // dtype.spec.word_bytes, dtype)
     if found is None:
-        return False
+        return np.empty((0, spec.ROW), unsigned(dtype))
     n_rows, step = found
     row_bytes = spec.ROW * dtype.spec.word_bytes
     rows = words[: n_rows * row_bytes].view(unsigned(dtype)).reshape(n_rows, spec.ROW)
-    return has_zeros(rows[::step], dtype)
+    return rows[::step]
 
 
 def matrix_columns(n_words: int, dtype: DType, shape: tuple[int, ...]) -> int | None:

@@ -188,7 +188,7 @@ DEVICE u32 plan(const u32* counts, u32 n_counted, u32 n_coded, u32 coder, Symbol
 DEVICE u32 rans_plane(const u8* symbols, u32 n, u32 bits, u32 raw_bytes, u8* out, u32 room,
                       Choice& choice, u32& coder) {
     u32 n_rows = (n - 1) / ROW;
-    if (n_rows == 0) return 0;
+    if (n_rows == 0 || n > 1u << MAX_BLOCK_LOG) return 0;
     u32 stride = 1;
     if (n_rows >= SAMPLE_MIN_ROWS) {
         u32 n_counted = histogram(symbols, n_rows, PROBE_STRIDE, choice.counts);

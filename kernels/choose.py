@@ -7,7 +7,8 @@ They decide bytes, so that every encoder makes them alike, in integers only. `N`
 of symbols counted, `c[s]` how many of them are `s`; only full rows are counted, never the tail, so
 that each symbol of a table occurs in the coded rows.
 
-1. All symbols equal: constant. Otherwise the payload must be smaller than raw's, or raw it is.
+1. All symbols equal: constant. Otherwise the payload must be smaller than raw's, or raw it is. Raw, too,
+   if there are more than `2^MAX_BLOCK_LOG` symbols (of blocks of a sparse frame that are not).
 2. With `SAMPLE_MIN_ROWS` full rows or more, count the rows divisible by `PROBE_STRIDE`. If their
    order-0 entropy is above `1 - 2^-PROBE_MIN_GAIN_LOG` of the raw bits: raw.
 3. Count the rows divisible by `SAMPLE_STRIDE`; with fewer rows than that, all full rows.
@@ -41,6 +42,7 @@ from .spec import (
     ENTRY_CODER_SHIFT,
     LOG2_BITS,
     LOG2_STEPS_LOG,
+    MAX_BLOCK_LOG,
     PATCH_BYTES,
     PATCH_RETRY_LOG,
     PROBE_MIN_GAIN_LOG,
@@ -211,7 +213,7 @@ def _plan(counts, n_counted, n_coded, coder, symbols, frequencies):  # type: ign
 def _rans_plane(symbols, n, bits, raw_bytes, out, scratch):  # type: ignore[no-untyped-def]
     """Code the plane if that makes it smaller than `raw_bytes`: (coder, bytes), or RAW."""
     n_rows = (n - 1) // ROW
-    if n_rows == 0:
+    if n_rows == 0 or n > 1 << MAX_BLOCK_LOG:
         return RAW, 0
     counts = scratch.counts
     stride = np.int64(1)

@@ -8,7 +8,7 @@
 
 constexpr u32 NOT_TRIED = ALL_LANES;  // instead of a number of symbols, or of an entry
 constexpr u32 WAYS_THREADS = 128;
-constexpr u32 MAX_ROWS = (1u << MAX_BLOCK_LOG) / ROW;
+constexpr u32 MAX_ROWS = (1u << MAX_SPARSE_BLOCK_LOG) / ROW;
 
 DEVICE u32 n_slots_of(const Job& job) {
     return is_sparse(job) ? 2 * job.n_planes - MASK_AND_SIGNS : job.n_planes;

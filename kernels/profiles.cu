@@ -15,7 +15,7 @@ DEVICE u64 rans_bytes(const u32* counts, u32 n_counted, u32 n) {
 DEVICE u32 palette_plane(const u8* symbols, u32 n, u32 bits, u32 profile, u32 raw_bytes, u8* out,
                          Choice& choice, u32& coder) {
     u32 n_rows = n / ROW;
-    if (n_rows == 0) return 0;
+    if (n_rows == 0 || n > 1u << MAX_BLOCK_LOG) return 0;
     u32 stride = n_rows >= SAMPLE_MIN_ROWS ? PROBE_STRIDE : 1;
     u32 n_counted = histogram(symbols, n_rows, stride, choice.counts);
     Palette palette = plan(choice.counts, n_counted, n, bits);

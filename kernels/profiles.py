@@ -28,6 +28,7 @@ from .spec import (
     CONSTANT,
     ENTRY_CODER_SHIFT,
     LOG2_BITS,
+    MAX_BLOCK_LOG,
     PALETTE,
     PROBE_MIN_GAIN_LOG,
     PROBE_STRIDE,
@@ -57,7 +58,7 @@ def _rans_bytes(counts, n_counted, n):  # type: ignore[no-untyped-def]
 def _palette(symbols, n, bits, profile, raw_bytes, out, scratch, flags):  # type: ignore[no-untyped-def]
     """Code the plane with the best palette if steps 2 and 3 say so: (coder, bytes), or (RAW, 0)."""
     n_rows = n // ROW
-    if n_rows == 0:
+    if n_rows == 0 or n > 1 << MAX_BLOCK_LOG:
         return RAW, 0
     stride = np.int64(PROBE_STRIDE if n_rows >= SAMPLE_MIN_ROWS else 1)
     n_counted = choose.histogram(symbols, n_rows, stride, scratch.counts)

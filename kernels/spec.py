@@ -42,6 +42,7 @@ ROW: Final = 64  # symbols of a row: 32 lanes, two neighbouring symbols each
 LANES: Final = 32
 MIN_BLOCK_LOG: Final = 6
 MAX_BLOCK_LOG: Final = 16  # patch positions are 16 bits
+MAX_SPARSE_BLOCK_LOG: Final = 17  # of frames in which few words of a block are left
 DEFAULT_BLOCK_LOG: Final = (16, 16, 16, 15)  # by log2 of the word size: 64 ... 256 KiB a block
 
 MAX_PLANES: Final = 9  # of a type
@@ -196,6 +197,8 @@ SPARSE_PROBE_LOG: Final = 6  # yes, if 1/64 of their words are zero
 SPARSE_STRIDE: Final = 16  # of a block: every 16th row
 SPARSE_LOG: Final = 5  # is tried packed, if 1/32 of their words are zero
 SPARSE_SURE_LOG: Final = 3  # floats, 1/8 of whose words are zero, are packed without a contest
+SPARSE_PARTS: Final = 8  # of the array: blocks of floats are twice as large if in each of them
+SPARSE_LARGE_LOG: Final = 2  # at most 1/4 of the words is not zero
 LZ_PROBE_WORDS: Final = 1024  # of a window: may LZ win?
 LZ_PROBES: Final = 16  # windows at most
 LZ_PROBE_DISTANCE_LOG: Final = 20  # log2 of the bytes for a further window

@@ -183,7 +183,7 @@ def read_layout(frame: bytes) -> Layout:
     must(encoded_bytes == len(frame), "encoded_bytes differs from the input")
     must(code in TYPES, "dtype code")
     must(n_dims <= 64, "n_dims")
-    must(6 <= block_log <= 16, "block_log")
+    must(6 <= block_log <= (17 if flags & (STORED | SPARSE) else 16), "block_log")
     must(flags <= 1 or not flags & ~(SPARSE | PREDICTED), "flags")
     must((model_bytes > 0) == bool(flags & PREDICTED), "size of the model")
     must(model_bytes % 16 == 0, "size of the model")

@@ -261,7 +261,7 @@ def test_arguments_that_do_not_fit_are_refused(device):
     readonly.readonly = True
     with pytest.raises(ValueError, match="read-only"):
         gpucodec.decode(frame, readonly)
-    with pytest.raises(UnsupportedError, match="array 1 of the batch is on the host"):
+    with pytest.raises(UnsupportedError, match="array 1 of 2, ndarray, is not on a GPU"):
         gpucodec.encode_batch([array, item])
     with pytest.raises(UnsupportedError, match="no type"):
         gpucodec.encode(device.put(np.zeros(4, "datetime64[s]")))

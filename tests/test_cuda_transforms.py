@@ -13,6 +13,7 @@ from cuda_shim import ORDERS, ShimDevice
 from golden_inputs import golden_inputs
 from helpers import NAMES, numpy_dtype, sample
 from test_predictor import values
+from test_transforms import hidden, pruned
 
 import gpucodec
 from gpucodec import TensorConfig, cpu, frame as container
@@ -117,6 +118,13 @@ def test_an_array_whose_zeros_do_not_pay_is_not_sparse_after_all(device):
     assert judge(device, [words, words.ravel()], TensorConfig(lz=False)) == {0}
     assert device.calls.count("split_full_blocks") == 1
     assert device.calls.count("split_blocks") == 1
+
+
+def test_blocks_of_arrays_that_are_mostly_zero_are_as_large(device):
+    """Twice as large as others, with planes in them that are too long for coders, too."""
+    mostly = pruned("bfloat16", 140_000)
+    items = [mostly, hidden(), mostly.astype("float32"), hidden(in_blocks=False)]
+    assert judge(device, items, None) >= {0, spec.SPARSE}
 
 
 def test_batches_larger_than_the_scratch_memory_go_in_waves(device, monkeypatch):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import make_frames
 import numpy as np
 import pytest
 import spec_decoder
@@ -106,6 +107,54 @@ def test_zeros_are_left_out_where_that_is_smaller():
     half = np.concatenate([pruned("bfloat16", 65_536), sample("bfloat16", 65_536, "values")])
     info = gpucodec.inspect(gpucodec.encode(half))
     assert (info.packed_blocks, info.n_blocks) == (1, 2)
+
+
+def test_blocks_of_which_little_is_left_are_twice_as_large():
+    for name, n in (("bfloat16", 200_000), ("float64", 100_000)):
+        array = pruned(name, n)
+        frame = gpucodec.encode(array)
+        usual = TensorConfig().block_log(array.itemsize)
+        assert container.parse(frame).block_log == usual + 1
+        assert frame.size < gpucodec.encode(array, TensorConfig(1 << usual)).size
+        assert spec_decoder.decode(frame.tobytes()).raw.tobytes() == raw_bytes(array)
+        assert same(gpucodec.decode(frame), array)
+        gpucodec.verify(frame)
+    for array in (
+        pruned("bfloat16", 200_000, 0.7),
+        pruned("bfloat16", 60_000),  # one block
+        pruned("int32", 200_000),
+        np.concatenate([pruned("bfloat16", 300_000), pruned("bfloat16", 40_000, 0.5)]),
+    ):
+        usual = TensorConfig().block_log(array.itemsize)
+        assert container.parse(gpucodec.encode(array)).block_log == usual
+
+
+def hidden(*, in_blocks: bool = True) -> np.ndarray:
+    """Dense words, but zero in the rows that are sampled: of the array, and perhaps of its blocks."""
+    rows = sample("bfloat16", 300_032, "values").reshape(-1, spec.ROW)
+    rows[:: -(-len(rows) // spec.SPARSE_PROBE_ROWS)] = 0
+    if in_blocks:
+        rows[:: spec.SPARSE_STRIDE] = 0
+    return rows.reshape(-1)
+
+
+@pytest.mark.parametrize("in_blocks", [True, False])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_blocks_that_are_dense_all_the_same_are_not_large(in_blocks, profile):
+    """As patches have positions of 16 bits, longer planes cannot be coded."""
+    array = hidden(in_blocks=in_blocks)
+    frame = gpucodec.encode(array, TensorConfig(profile=profile))
+    assert container.parse(frame).block_log == 16
+    assert frame.size < 0.8 * array.nbytes
+    assert same(gpucodec.decode(frame), array)
+    assert spec_decoder.decode(frame.tobytes()).raw.tobytes() == raw_bytes(array)
+
+
+def test_only_frames_that_may_be_large_have_large_blocks():
+    frame = gpucodec.encode(sample("bfloat16", 9000, "values"))
+    frame[7] = 17
+    with pytest.raises(CorruptionError, match="block_log is 17, not 6 to 16"):
+        gpucodec.decode(make_frames.reseal(frame.tobytes()))
 
 
 def test_words_of_one_plane_that_matters_are_not_packed_for_nothing():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import plan
 from ..config import LEVELS
 from ..frame import max_encoded_bytes, plane_bits
 from ..kernels import cuda as kernels, spec
@@ -200,6 +201,20 @@ class Work:
         table = self.entries, first, n_blocks, self.offsets
         self.launch("locate_payloads", 1, 32 * kernels.SCAN_WARPS, *table)
 
+    def second_tries(self, sources: Sequence[Source]) -> dict[int, Source]:
+        """What is encoded again, in another way, by number; waits for the device."""
+        packed = np.zeros(len(sources), np.uint32)
+        entries = np.zeros(self.batch.n_entries, np.uint32)
+        self.device.download(packed, self.packed, self.stream)
+        self.device.download(entries, self.entries, self.stream)
+        found = {}
+        for i, source in enumerate(sources):
+            own = entries[self.batch.first_entry[i] : self.batch.first_entry[i + 1]]
+            again = plan.second_try(own, source.flags, source.block_log, packed=bool(packed[i]))
+            if again is not None:
+                found[i] = replace(source, **again)  # type: ignore[arg-type]
+        return found
+
     def finish(self, sources: Sequence[Source]) -> Host:
         """Write tables, and frames that store their words; wait for the sizes, uint64[n_jobs]."""
         sizes = np.zeros(len(sources), np.uint64)
@@ -241,15 +256,8 @@ def encode(
         work.code(place_payloads=True)
         sizes[group] = work.finish(chosen)
         if any(source.flags & spec.SPARSE for source in chosen):
-            packed = np.zeros(len(chosen), np.uint32)
-            device.download(packed, work.packed, stream)
-            wrong = [
-                i
-                for i, n in zip(group, packed, strict=True)
-                if sources[i].flags & spec.SPARSE and not n
-            ]
-            again = [replace(sources[i], flags=sources[i].flags & ~spec.SPARSE) for i in wrong]
-            sizes[wrong] = encode(device, again, stream, profile)
+            again = work.second_tries(chosen)
+            sizes[[group[i] for i in again]] = encode(device, [*again.values()], stream, profile)
     return [int(size) for size in sizes]
 
 

@@ -20,7 +20,7 @@ from . import encoding, fitting, heads
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..config import Config
+    from ..config import Config, TensorConfig
     from .device import Device
     from .encoding import Source
 
@@ -30,7 +30,7 @@ def plan_batch(device: Device, sources: Sequence[Source], config: Config, stream
     if isinstance(config, LZConfig) or config.profile == PLAIN:
         return spec.PROFILE_RATIO
     profile = spec.PROFILES.index(config.profile)
-    find_zeros(device, sources, stream)
+    find_zeros(device, sources, config, stream)
     if config.lz:
         tried = list(sources)
     elif config.lz is None and profile != spec.PROFILE_FAST:
@@ -101,16 +101,20 @@ def _read(device: Device, wanted: Sequence[_Rows], stream: int) -> list[np.ndarr
     ]
 
 
-def find_zeros(device: Device, sources: Sequence[Source], stream: int) -> None:
-    """Give the flag SPARSE to those arrays that are worth looking for zeros in each block."""
+def find_zeros(
+    device: Device, sources: Sequence[Source], config: TensorConfig, stream: int
+) -> None:
+    """Give the flag SPARSE, and blocks that suit it, to arrays that are worth looking for zeros."""
     wanted = []
     for source in sources:
         found = plan.zero_rows(source.n_words, source.dtype)
         if found is not None:
             wanted.append(_Rows(source, *found, spec.ROW, spec.ROW))
     for rows, sample in zip(wanted, _read(device, wanted, stream), strict=True):
-        if plan.has_zeros(sample, rows.source.dtype):
-            rows.source.flags |= spec.SPARSE
+        source = rows.source
+        if plan.has_zeros(sample, source.dtype):
+            source.flags |= spec.SPARSE
+            source.block_log = plan.sparse_block_log(sample, source.dtype, source.n_words, config)
 
 
 def find_models(device: Device, sources: Sequence[Source], profile: int, stream: int) -> None:
