@@ -267,6 +267,49 @@ def test_zarr_decodes_into_arrays_of_cupy(cupy):
     assert cupy.asnumpy(part).tobytes() == array[100:110, 5].tobytes()
 
 
+def test_kvikios_store(cupy, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    pytest.importorskip("kvikio.zarr")
+    import gpucodec.zarr
+
+    array = sample("float32", 1 << 20, "values").reshape(1024, 1024)
+    options = {"shape": array.shape, "chunks": (256, 1024), "dtype": "f4", "compressors": None}
+    codec = gpucodec.zarr.TensorCodec()
+    expected = zarr.storage.MemoryStore()
+    zarr.create_array(expected, serializer=codec, **options)[...] = array
+    with gpucodec.zarr.enable(device="cuda"):
+        store = gpucodec.zarr.gds_store(tmp_path)
+        made = zarr.create_array(store, serializer=codec, **options)
+        made[...] = cupy.asarray(array)
+        read, part = made[...], made[100:110, 5]
+    for i in range(4):
+        raw = (tmp_path / "c" / f"{i}" / "0").read_bytes()
+        assert raw == expected._store_dict[f"c/{i}/0"].to_bytes()
+    assert cupy.asnumpy(read).tobytes() == array.tobytes()
+    assert cupy.asnumpy(part).tobytes() == array[100:110, 5].tobytes()
+
+
+def test_arrays_that_speak_dlpack_alone(cupy):
+    class Exported:
+        def __init__(self, array) -> None:
+            self.array = array
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+        def __dlpack__(self, **options):
+            return self.array.__dlpack__(**options)
+
+    array = sample("float32", 60_000, "values").reshape(200, 300)
+    given = cupy.asarray(array)
+    for part, same in ((given, array), (given.T, array.T), (given[::2, 3:], array[::2, 3:])):
+        frame = gpucodec.encode(Exported(part), PLAIN)
+        assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(same, PLAIN).tobytes()
+    out = cupy.zeros_like(given)
+    gpucodec.decode(gpucodec.encode(given, PLAIN), Exported(out))
+    assert bool((out == given).all())
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "float32", "int64", "float8_e4m3fn"])
 def test_tensors_of_torch(cupy, name):
     torch = pytest.importorskip("torch")
