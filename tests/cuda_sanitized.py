@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the kernels under the address and undefined-behaviour sanitizers: a process of its own.
 
-    python tests/cuda_sanitized.py COUNT ORDER    COUNT mutants decoded, some arrays encoded
-    python tests/cuda_sanitized.py touch          reads one byte too far: must fail
+    python tests/cuda_sanitized.py COUNT ORDER             COUNT mutants decoded, some arrays encoded
+    python tests/cuda_sanitized.py quantize COUNT ORDER    COUNT arrays in every format, containers
+    python tests/cuda_sanitized.py touch                   reads one byte too far: must fail
 
-Both need the sanitizer loaded first: `environment()`.
+All need the sanitizer loaded first: `environment()`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,21 @@ def environment() -> dict[str, str]:
     return {**os.environ, "LD_PRELOAD": library, "ASAN_OPTIONS": options}
 
 
+def quantize(device: cuda_shim.ShimDevice, count: int, order: int) -> None:
+    """Quantize and dequantize `count` arrays in every format, and decode damaged containers."""
+    import test_cuda_quantize as tests
+
+    from gpucodec.kernels import quantspec
+
+    n_arrays = n_exceptions = 0
+    for name in quantspec.BY_NAME:
+        for pair in tests.variants(name, 300 * order + quantspec.BY_NAME[name].code, count):
+            n_exceptions += tests.check(device, *pair)
+            n_arrays += 1
+    verdicts = tests.damaged_alike(device, order, 2 * count)
+    print(cuda_shim.ORDERS[order], n_arrays, "arrays", n_exceptions, "exceptions", len(verdicts))
+
+
 def main() -> None:
     import test_cuda_kernels as tests
     import test_cuda_lz as of_lz
@@ -39,8 +55,12 @@ def main() -> None:
         source, target = device.allocate(4_999), device.allocate(8)
         device.launch("hash_bytes", 1, 64, [source.address, 5_000, target.address])
         return
-    count, order = int(sys.argv[1]), int(sys.argv[2])
+    count, order = map(int, sys.argv[-2:])
     device = cuda_shim.ShimDevice(order, order, shim)
+    if sys.argv[1] == "quantize":
+        devices.find = lambda _index: device
+        quantize(device, count, order)
+        return
     seen = tests.judge_mutants(count, order, device)
     inputs = [(a, tests.plain(c)) for _, a, c in golden_inputs()][order::9]
     inputs += tests.random_inputs(order, 20)

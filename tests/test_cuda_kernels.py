@@ -471,3 +471,12 @@ def test_sanitizers_find_nothing(order):
     done = sanitized("3000", str(order))
     assert done.returncode == 0, done.stderr
     assert "arrays" in done.stdout
+
+
+@needs_shim
+@pytest.mark.long
+@orders
+def test_sanitizers_find_nothing_in_quantization(order):
+    done = sanitized("quantize", "15", str(order))
+    assert done.returncode == 0, done.stderr
+    assert "180 arrays" in done.stdout

@@ -202,6 +202,52 @@ def test_large_tensors_are_quantized_as_by_the_cpu(cupy, name):
     assert cupy.asnumpy(frame).tobytes() == gpucodec.encode_quantized(array, config).tobytes()
 
 
+@pytest.mark.parametrize("config", [PLAIN, gpucodec.TensorConfig(profile="fast")], ids=repr)
+def test_a_gibibyte_has_the_frame_of_the_cpu(cupy, config):
+    part = sample("bfloat16", 1 << 25, "values")
+    array = np.concatenate([np.roll(part, 1_000_003 * i) for i in range(16)])
+    assert array.nbytes == 1 << 30
+    frame = gpucodec.encode(Typed(cupy, array), config)
+    assert cupy.asnumpy(frame).tobytes() == gpucodec.encode(array, config).tobytes()
+    out = cupy.full(array.nbytes, 0xA5, cupy.uint8)
+    gpucodec.decode(frame, out)
+    assert cupy.asnumpy(out).tobytes() == raw_bytes(array)
+
+
+def test_more_than_4_gib_come_back(cupy):
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    n = 5 << 30
+    if free < 4 * n:
+        pytest.skip(f"needs {4 * n >> 30} GiB of memory, {free >> 30} are free")
+    part = cupy.asarray(sample("uint8", 1 << 26, "skewed"))
+    array = cupy.concatenate([cupy.roll(part, 1_000_003 * i) for i in range(n >> 26)])
+    out = cupy.empty_like(array)
+    gpucodec.decode(gpucodec.encode(array, PLAIN), out, limit=None)
+    assert bool((out == array).all())
+
+
+def test_nothing_leaks(cupy):
+    """In many calls, damaged frames among them: neither CuPy's pools nor the driver hold more."""
+    array = cupy.asarray(sample("float32", 300_000, "values"))
+    host = gpucodec.encode(sample("float32", 300_000, "noise"), PLAIN)
+    bad = host.copy()
+    bad[-1] ^= 1
+    out = cupy.empty_like(array)
+
+    def use(count: int) -> tuple[int, int]:
+        for _ in range(count):
+            gpucodec.decode(gpucodec.encode(array, PLAIN), out)
+            gpucodec.decode(host, out)
+            with pytest.raises(CorruptionError):
+                gpucodec.decode(bad, out)
+        cupy.cuda.Device().synchronize()
+        pool = cupy.get_default_memory_pool()
+        return pool.used_bytes(), pool.total_bytes()
+
+    before = use(50)
+    assert use(500) == before
+
+
 def test_zarr_decodes_into_arrays_of_cupy(cupy):
     zarr = pytest.importorskip("zarr")
     import gpucodec.zarr

@@ -156,4 +156,5 @@ def test_any_selection_through_blocks_is_what_numpy_selects(data: Any) -> None:
         made = make(MemoryStore(), array, chunks=chunks, block_size=64, **options)
         for _ in range(4):
             selection = tuple(data.draw(index_strategy(n)) for n in shape)
-            assert bits(made[selection]) == bits(array[selection])
+            expected = array[(*selection, ...)]  # no scalar: NumPy cuts zeros off those of bytes
+            assert bits(made[selection]) == bits(expected)

@@ -130,7 +130,7 @@ def encode_batch(
     UnsupportedError
         A data type that cannot be encoded, or no usable GPU.
     ValueError
-        `out` is too small.
+        `out` is too small, read-only or not contiguous.
 
     """
     config = config or DEFAULT_CONFIG
@@ -211,7 +211,7 @@ def encode_quantized(
 
 def _room(buffer: Any, n_bytes: int) -> int:
     """The address of a buffer for a frame of at most this size."""
-    found = arrays.view(buffer)
+    found = arrays.writable(buffer)
     if found.n_bytes < n_bytes:
         message = f"out has {found.n_bytes} bytes, the frame may take {n_bytes}"
         raise ValueError(message)
@@ -290,7 +290,7 @@ def decode_async(
         message = f"{len(known)} headers are given for {len(items)} frames"
         raise ValueError(message)
     views = [arrays.view(item) if buffers.is_on_gpu(item) else None for item in items]
-    outs = [arrays.view(target) for target in wanted if target is not None]
+    outs = [arrays.describe(target) for target in wanted if target is not None]
     there = [*outs, *(view for view in views if view is not None)]
     device, handle = _ready(there, stream)
     return pending.queue(device, handle, items, views, wanted, known, limit)
