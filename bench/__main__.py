@@ -68,6 +68,12 @@ PARTS: Final = (
     Part("cloud", ("--mib", "32", "--rates", "30"), needs=("moto", "s3fs")),
     Part("activations", ("--quick",), needs=("torch", "psutil")),
     Part("tuner", needs=("torch",)),
+    Part(
+        "model",
+        ("cnn", "bits"),
+        ("cnn", "encoder", "gpt", "bits"),
+        needs=("torch", "sklearn", "safetensors"),
+    ),
     Part("gpu", ("--megabytes", "64"), needs=("cupy",), sized=True),
 )
 

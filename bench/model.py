@@ -9,10 +9,13 @@ bytes that quantization leaves; ``bits`` measures pruned bf16 weights beside ari
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
 import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,13 @@ from gpucodec.model.account import effective_bits, n_m_bits
 from gpucodec.model.prune import apply, masks
 
 from .corpus import open_corpus
+from .record import record
 from .train import SIZES, Gpt, sources
 
 Tensor = torch.Tensor
 CONTEXT = 64
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FEWEST_BARS = 20  # of a page whose plots have data
 
 
 def text() -> Tensor:
@@ -176,6 +182,7 @@ def compress(name: str, amount: float) -> None:
         )
         files = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
         again = evaluate(load_model(f"{folder}/store"))
+        page = in_browser(report, Path(folder))
     from gpucodec.model import table
 
     table.table(table.STAGE_HEADINGS, table.stage_rows(report))
@@ -183,6 +190,37 @@ def compress(name: str, amount: float) -> None:
     metric = report.stages[-1].metric
     print(f"files {files}, as reported: {files == report.stages[-1].nbytes}; "
           f"metric of the reloaded store as reported: {again == metric}", flush=True)  # fmt: skip
+    before, after = report.stages[0].metric, again
+    record(
+        "model",
+        name,
+        smaller=report.stages[0].nbytes / files,
+        worse=(before - after if higher else after - before) / abs(before),
+        adds_up=files == report.stages[-1].nbytes,
+        reloads=again == metric,
+        page=page,
+    )
+
+
+def in_browser(report: Any, folder: Path) -> bool | None:
+    """Whether a headless Chromium, if there is one, shows the page with its plots and no complaint."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None or find_spec("matplotlib") is None:
+        return None
+    report.save_html(folder / "report.html")
+    done = subprocess.run(
+        [
+            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
+            *(f"--user-data-dir={folder / 'profile'}", "--dump-dom"),
+            (folder / "report.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    bars = done.stdout.count('id="patch_')
+    return done.returncode == 0 and "CONSOLE" not in done.stderr and bars > FEWEST_BARS
 
 
 # --- coders ----------------------------------------------------------------------------------
@@ -271,6 +309,7 @@ def bits() -> None:
             f"| {label} | {(derived + saved) / total:.3f} | {saved / total:.3f} "
             f"| {derived / total:.3f} | {measured / total:.3f} | {measured / derived - 1:+.2%} |"
         )
+        record("model", f"pruned {label}", off=measured / derived - 1)
 
 
 def main() -> None:

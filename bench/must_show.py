@@ -34,6 +34,7 @@ def goals(figures: Figures) -> Iterator[Goal]:
     yield from of_checkpoints(figures.get("checkpoint", {}))
     yield from of_activations(figures.get("activations", {}))
     yield from of_files(figures.get("fs", {}))
+    yield from of_models(figures.get("model", {}))
     yield from of_tuner(figures.get("tuner", {}))
     yield from of_gpu(figures.get("gpu", {}))
 
@@ -175,6 +176,29 @@ def of_files(found: dict[str, Any]) -> Iterator[Goal]:
     ):
         rows = [(key, one[key])] if key in one else []
         yield Goal(f"files: {name}", target, *worst(rows, limit, most=most))
+
+
+def of_models(found: dict[str, Any]) -> Iterator[Goal]:
+    models = {n: f for n, f in found.items() if "smaller" in f}
+    rows = [(n, f["smaller"]) for n, f in models.items()]
+    yield Goal("models: pruned, quantized, coded, of fp32", "≥ 8 times smaller", *worst(rows, 8))
+    rows = [(n, f["worse"]) for n, f in models.items()]
+    yield Goal("models: the task's metric", "≤ 1 % worse", *worst(rows, 0.01, most=True))
+    for key, title, target in (
+        ("adds_up", "models: reported bytes beside the files", "equal"),
+        ("reloads", "models: metric of the reloaded store", "as reported"),
+        ("page", "models: the page in a headless Chromium", "plots, no errors"),
+    ):
+        verdicts = {n: f[key] for n, f in models.items() if f[key] is not None}
+        wrong = [n for n, verdict in verdicts.items() if not verdict]
+        measured = f"{len(verdicts) - len(wrong)} of {len(verdicts)}" if verdicts else "-"
+        yield Goal(title, target, measured, not wrong if verdicts else None)
+    for name in ("50 %", "2:4", "90 %"):
+        one = found.get(f"pruned {name}")
+        off = None if one is None else one["off"]
+        measured = "-" if off is None else f"{100 * off:+.2f} %"
+        holds = None if off is None else off <= 0.02
+        yield Goal(f"bf16 pruned, {name}, beside arithmetic", "within 2 %", measured, holds)
 
 
 def of_tuner(found: dict[str, Any]) -> Iterator[Goal]:

@@ -128,7 +128,8 @@ def _stages(report: CompressionReport) -> str:
 
 
 def _largest(report: CompressionReport) -> list[Any]:
-    stored = [one for one in report.tensors if one.stored_bytes]
+    least = sum(one.original_bytes for one in report.tensors) // 1000  # of others all is metadata
+    stored = [one for one in report.tensors if one.stored_bytes and one.original_bytes >= least]
     chosen = sorted(stored, key=lambda one: -one.original_bytes)[:MAX_BARS]
     return [one for one in stored if one in chosen]
 
