@@ -115,6 +115,7 @@ NOT_RUN_COMMANDS = {
     "dask ": "a cluster; tests/test_scale.py has one",
     "gpucodec recompress": "the same",
     "gpucodec mount": "blocks; tests/test_fs_mount.py mounts",
+    "python tests/torch_dcp_suite.py": "needs a checkout of PyTorch",
     "python tests/make_golden.py": "writes into the checkout; tests/test_compatibility.py reads",
     "python -m bench": "takes minutes; tests/test_bench.py runs parts of it on little",
 }

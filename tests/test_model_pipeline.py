@@ -19,7 +19,7 @@ from models import GPT  # noqa: E402
 from torch import nn  # noqa: E402
 
 import gpucodec  # noqa: E402
-from gpucodec import CorruptionError, UnsupportedError, checkpoint  # noqa: E402
+from gpucodec import CorruptionError, TensorConfig, UnsupportedError, checkpoint  # noqa: E402
 from gpucodec.model import (  # noqa: E402
     Graph,
     Prune,
@@ -156,6 +156,22 @@ def test_stages_that_are_left_out_lose_nothing(tmp_path):
     assert report.metric is None
     plain = report.stage("quantize").nbytes
     assert plain == report.stage("prune").nbytes
+
+
+def test_the_coder_can_be_chosen(tmp_path):
+    model, tokens = small()
+    sizes = {}
+    for profile in ("ratio", "fast"):
+        config = TensorConfig(profile=profile)
+        report = compress_model(model, (tokens,), tmp_path / profile, code=config)
+        sizes[profile] = report.stage("code").nbytes, report.coded_original
+        info = checkpoint.inspect(tmp_path / profile)
+        stored = {
+            row.codec.get("configuration", {}).get("profile", "ratio") for row in info.tensors
+        }
+        assert stored == {profile}
+        assert torch.equal(load_model(tmp_path / profile)(tokens), model(tokens))
+    assert all(a < b for a, b in zip(sizes["ratio"], sizes["fast"], strict=True))
 
 
 def test_mixed_precision_keeps_within_its_budget(tmp_path):

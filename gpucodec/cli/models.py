@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..config import TensorConfig
 from ..kernels import quantspec
 from ..missing import needs
 from .errors import CommandError
+from .options import profile_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +48,7 @@ def model() -> None:
 )
 @click.option("--budget", type=float, default=0.01, show_default=True, help="KL of auto, in nats.")
 @click.option("--activations", type=click.Choice(("int8", "int4")), help="LOSSY: round them too.")
+@profile_option
 @click.option("--json", "json_path", type=_PATH, help="Write the report as JSON.")
 @click.option("--html", "html_path", type=_PATH, help="Write the report as a page.")
 @click.option("--onnx", type=_PATH, help="Also write the compressed model for onnxruntime.")
@@ -63,6 +66,7 @@ def compress(
     quantize: str | None,
     budget: float,
     activations: str | None,
+    profile: str,
     json_path: Path | None,
     html_path: Path | None,
     onnx: Path | None,
@@ -92,7 +96,13 @@ def compress(
     except ValueError as error:
         raise CommandError(str(error)) from error
     report = models.compress_model(
-        program, calls[0], url, prune=how, quantize=quant if rounds else None, calibration=calls
+        program,
+        calls[0],
+        url,
+        prune=how,
+        quantize=quant if rounds else None,
+        code=TensorConfig(profile=profile),
+        calibration=calls,
     )
     restored = models.load_program(url) if onnx or tflite else None
     if onnx:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from .. import TensorConfig
+
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -44,6 +46,6 @@ def groups(url: Any) -> dict[str, int]:
     return found
 
 
-def coded_bytes(arrays: Iterable[Array]) -> int:
+def coded_bytes(arrays: Iterable[Array], code: TensorConfig) -> int:
     """Bytes of tensors that are coded and nothing else."""
-    return sum(gpucodec.encode(array).nbytes for array in arrays)
+    return sum(gpucodec.encode(array, code).nbytes for array in arrays)

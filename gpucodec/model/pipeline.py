@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import checkpoint
 from ..checkpoint.leaves import leaf
+from ..config import DEFAULT_CONFIG
 from . import (
     account,
     activations as act,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from .. import QuantizeConfig
+    from .. import QuantizeConfig, TensorConfig
     from .prune import Prune
     from .quantize import Quantize
 
@@ -97,6 +98,7 @@ def compress_model(
     prune: Prune | None = None,
     quantize: Quantize | None = None,
     graph: Graph | None = None,
+    code: TensorConfig = DEFAULT_CONFIG,
     evaluate: Evaluate | None = None,
     higher_is_better: bool = False,
     finetune: Callable[[Any], None] | None = None,
@@ -115,6 +117,8 @@ def compress_model(
         Where the store goes: as for `gpucodec.checkpoint.save`.
     prune, quantize, graph
         What each stage does; None leaves it out. The graph is stored in any case.
+    code
+        How all that is not quantized is coded: `TensorConfig(profile="fast")` for quick loading.
     evaluate
         Called with a model after each stage; returns the task's metric.
     higher_is_better
@@ -153,7 +157,7 @@ def compress_model(
     program, kept = _quantize(job, quantize, graph)
     passes = _shrink(job, program, graph)
     with Meter() as encoding:
-        store.save(program, url, job.configs, job.exact)
+        store.save(program, url, job.configs, job.exact, code)
     with Meter() as decoding:
         restored = store.load_program(url)
     loaded = store.runnable(restored)
@@ -170,7 +174,7 @@ def compress_model(
         ranges=job.ranges,
         higher_is_better=higher_is_better,
         agreement=agreement(reference, outputs(loaded, calls)),
-        coded_original=files.coded_bytes(originals.values()),
+        coded_original=files.coded_bytes(originals.values(), code),
         encode_seconds=encoding.seconds,
         encode_peak_bytes=encoding.peak_bytes,
         decode_seconds=decoding.seconds,

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import checkpoint
 from ..checkpoint import Policy, Rule
+from ..config import DEFAULT_CONFIG
 from ..errors import CorruptionError, UnsupportedError
 from . import archive
 from .quantize import matrix
@@ -22,7 +23,7 @@ from .quantize import matrix
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .. import QuantizeConfig
+    from .. import QuantizeConfig, TensorConfig
 
 LAYOUT: Final = 1
 WEIGHTS: Final = "weights"
@@ -36,6 +37,7 @@ def save(
     url: Any,
     configs: Mapping[str, QuantizeConfig] | None = None,
     exact: Mapping[str, Any] | None = None,
+    code: TensorConfig = DEFAULT_CONFIG,
 ) -> checkpoint.SaveInfo:
     """Write an exported program.
 
@@ -50,6 +52,8 @@ def save(
     exact
         What is quantized, by name, where the program holds rounded values already (rounding twice
         is not rounding once).
+    code
+        How all that is not quantized is coded.
 
     """
     configs = configs or {}
@@ -71,6 +75,7 @@ def save(
         Rule(config, name=escape(f"{WEIGHTS}/{name}"), min_numel=0)
         for name, config in configs.items()
     )
+    rules = (*rules, Rule(code))
     return checkpoint.save(state, url, Policy(rules, "model"), metadata={KEY: LAYOUT})
 
 
