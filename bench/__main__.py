@@ -43,19 +43,11 @@ class Part:
     """Takes --size, of the corpus."""
 
 
-PARTS: Final = (
+PARTS: Final = (  # those with goals first
     Part(LOSSLESS, ("--quick",), ("--rounds", "5"), sized=True),
-    Part(
-        "growth",
-        ("--most-bytes", str(1 << 26), "--patience", "4"),
-        ("--patience", "20"),
-        needs=("psutil",),
-        sized=True,
-    ),
     Part("transforms", ("--rounds", "2"), ("--rounds", "5"), sized=True),
     Part("lz", ("--rounds", "2"), ("--rounds", "5"), needs=("blosc2", "zstandard"), sized=True),
     Part("quantize", ("--rounds", "1"), ("--rounds", "3")),
-    Part("zarr_io", ("--mib", "32", "--rounds", "2"), ("--rounds", "3"), sized=True),
     Part("zarr_overhead"),
     Part(
         "checkpoint",
@@ -65,7 +57,6 @@ PARTS: Final = (
         sized=True,
     ),
     Part("fs", ("--mib", "128", "--rounds", "2"), ("--rounds", "3"), needs=("safetensors",)),
-    Part("cloud", ("--mib", "32", "--rates", "30"), needs=("moto", "s3fs")),
     Part("activations", ("--quick",), needs=("torch", "psutil")),
     Part("tuner", needs=("torch",)),
     Part(
@@ -75,6 +66,15 @@ PARTS: Final = (
         needs=("torch", "sklearn", "safetensors"),
     ),
     Part("gpu", ("--megabytes", "64"), needs=("cupy",), sized=True),
+    Part("zarr_io", ("--mib", "32", "--rounds", "2"), ("--rounds", "3"), sized=True),
+    Part("cloud", ("--mib", "32", "--rates", "30"), needs=("moto", "s3fs")),
+    Part(
+        "growth",
+        ("--most-bytes", str(1 << 26), "--patience", "4"),
+        ("--patience", "20"),
+        needs=("psutil",),
+        sized=True,
+    ),
 )
 
 
