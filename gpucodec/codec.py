@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 4 << 30  # decoded bytes accepted of a frame whose size the caller did not expect
 VERIFY_BYTES = 16 << 20  # decoded at a time by verify
 BUNDLE_BYTES = 1 << 18  # small arrays share a job until they have this many bytes
+WINDOW = 256  # frames decoded together: parsed, they are work for Python's garbage collector
 
 
 @cache
@@ -250,8 +251,9 @@ def decode_batch(
         raise ValueError(message)
     pairs = list(zip(items, targets, strict=True))
     plain = [i for i, raw in enumerate(items) if not is_quantized(raw)]
-    decoded = _decode([pairs[i] for i in plain], limit, threads, numbers=plain)
-    results = dict(zip(plain, (result.array for result in decoded), strict=True))
+    windows = (plain[at : at + WINDOW] for at in range(0, len(plain), WINDOW))
+    decoded = (_decode([pairs[i] for i in w], limit, threads, numbers=w) for w in windows)
+    results = dict(zip(plain, (one.array for part in decoded for one in part), strict=True))
     for i, (raw, target) in enumerate(pairs):
         if i not in results:
             with noting(i):

@@ -16,6 +16,7 @@ from gpucodec import (
     GpucodecError,
     TensorConfig,
     TruncatedError,
+    codec,
     frame as container,
 )
 
@@ -154,6 +155,18 @@ def test_a_batch_says_which_frame_is_damaged():
         with pytest.raises(error) as caught:
             gpucodec.decode_batch([good, good, damaged, good])
         assert caught.value.__notes__ == ["frame 2 of the batch"]
+
+
+def test_a_damaged_frame_of_many_is_named():
+    arrays = [np.arange(i % 9, dtype=np.int16) for i in range(2 * codec.WINDOW + 10)]
+    found = gpucodec.encode_batch(arrays)
+    for array, back in zip(arrays, gpucodec.decode_batch(found), strict=True):
+        assert back.tobytes() == array.tobytes()
+    number = codec.WINDOW + 5
+    found[number] = found[number][:-1]
+    with pytest.raises(TruncatedError) as caught:
+        gpucodec.decode_batch(found)
+    assert caught.value.__notes__ == [f"frame {number} of the batch"]
 
 
 def flipped(frame: bytes, at: int) -> bytes:
