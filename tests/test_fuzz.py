@@ -16,8 +16,12 @@ MUTANTS = 200
 SECONDS = int(os.environ.get("GPUCODEC_FUZZ_SECONDS", "600"))
 
 FINDINGS = {
-    # 2026-11-25, an IndexError: a list where an object belongs
-    "manifest_json": [b'{"structure": 1, "tensors": {}, "arrays": [{}], "extra": {}}'],
+    # 2026-11-25, an IndexError: a list where an object belongs; an OverflowError: infinite sizes
+    "manifest_json": [
+        b'{"structure": 1, "tensors": {}, "arrays": [{}], "extra": {}}',
+        b'{"arrays": {"a": {"dtype": "int64", "shape": [Infinity], "chunks": [4]}}}',
+        b'{"arrays": {"a": {"dtype": "int64", "shape": [1e999], "chunks": [4]}}}',
+    ],
     # 2026-11-25: TypeError, KeyError, AttributeError, ValueError
     "stream_resume": [
         b'{"version": 1, "rows": {"": 0}, "modules": {}}',

@@ -62,7 +62,7 @@ def from_json(codec: Mapping[str, Any]) -> Any:
             return TensorConfig.from_json(configuration)
         if name == QUANTIZED:
             return QuantizeConfig.from_json(configuration)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UnsupportedError(f"codec {codec} has bad parameters: {error}") from error
     raise UnsupportedError(f"arrays are encoded by {name}, which this gpucodec does not have")
 

@@ -238,7 +238,14 @@ def parse(data: bytes, where: str) -> Manifest:
         arrays = _arrays(content["arrays"])
         tensors = {name: _tensor(name, one) for name, one in content["tensors"].items()}
         manifest = Manifest(content["structure"], tensors, arrays, dict(content["extra"]))
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         if isinstance(error, (CorruptionError, UnsupportedError)):
             raise
         raise CorruptionError(f"{where} is not as manifests are: {error!r}") from error

@@ -165,7 +165,7 @@ def _unflatten(node: Any, tensor: Callable[[str], Any]) -> Any:
             if read is not None:
                 try:
                     return read(value)
-                except (ValueError, TypeError, AttributeError, KeyError) as error:
+                except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
                     raise CorruptionError(f"the structure has a bad {kind}: {error}") from error
     raise CorruptionError(f"the structure is not valid at {str(node)[:80]}")
 

@@ -128,7 +128,14 @@ def check(text: bytes) -> None:
             if entry["fqn"]:
                 raise UnsupportedError(f"the graph keeps a call of {entry['fqn']!r}")
         _walk(content, "")
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         if isinstance(error, (UnsupportedError, CorruptionError)):
             raise
         raise CorruptionError(f"the graph is not as torch.export writes it: {error!r}") from error

@@ -82,7 +82,7 @@ class Tuner:
         try:
             families = {str(name): Family.from_json(one) for name, one in known["families"].items()}
             rounds = int(known["rounds"])
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return
         self._families, self.rounds = families, rounds
 
