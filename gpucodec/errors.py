@@ -3,6 +3,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+# What taking JSON apart can raise that somebody else wrote: of wrong types, deep, or infinite.
+MALFORMED: Final = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
+
 
 class GpucodecError(ValueError):
     """Base of every error that encoded bytes can cause."""

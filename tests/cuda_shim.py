@@ -21,6 +21,8 @@ import numpy as np
 from gpucodec.kernels import cuda
 
 if TYPE_CHECKING:
+    import pytest
+
     from gpucodec.dtypes import DType
 
 HERE = Path(__file__).parent
@@ -242,3 +244,12 @@ class ShimDevice:
         )
         if wrong is not None:
             raise ShimError(f"{kernel}: {wrong.decode()}")
+
+
+def install(monkeypatch: pytest.MonkeyPatch, order: int = 1, seed: int = 7) -> ShimDevice:
+    """Make the shim the device of `gpucodec.cuda`."""
+    from gpucodec.cuda import device as devices
+
+    shim = ShimDevice(order, seed)
+    monkeypatch.setattr(devices, "find", lambda index: shim)
+    return shim

@@ -14,7 +14,7 @@ import make_frames
 import numpy as np
 import pytest
 import seeds
-from cuda_shim import ShimArray, ShimDevice
+from cuda_shim import ShimArray
 from golden_inputs import golden_inputs
 from helpers import NAMES, numpy_dtype, raw_bytes, sample
 
@@ -39,9 +39,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def device(monkeypatch):
-    shim = ShimDevice(1, 7)
-    monkeypatch.setattr(devices, "find", lambda index: shim)
-    return shim
+    return cuda_shim.install(monkeypatch)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,13 +7,12 @@ import cuda_shim
 import cupy_shim
 import numpy as np
 import pytest
-from cuda_shim import ShimDevice
 from helpers import NAMES, numpy_dtype, raw_bytes, sample
 
 import gpucodec
 import gpucodec.cuda
 from gpucodec import UnsupportedError
-from gpucodec.cuda import arrays, device as devices, dlpack
+from gpucodec.cuda import arrays, dlpack
 
 PLAIN = gpucodec.TensorConfig(profile="plain")
 pytestmark = pytest.mark.skipif(
@@ -23,9 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def device(monkeypatch):
-    shim = ShimDevice(1, 7)
-    monkeypatch.setattr(devices, "find", lambda index: shim)
-    return shim
+    return cuda_shim.install(monkeypatch)
 
 
 class Exported:

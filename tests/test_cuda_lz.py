@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import struct
 
+import cuda_shim
 import make_lz
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from test_cuda_kernels import needs_shim, orders
 
 import gpucodec
 from gpucodec import LZConfig, TensorConfig, buffers, frame as container
-from gpucodec.cuda import batch, device as devices, encoding, lz
+from gpucodec.cuda import batch, encoding, lz
 from gpucodec.dtypes import BY_NAME
 from gpucodec.kernels import checksum, cuda, spec
 
@@ -228,10 +229,8 @@ def test_lz_batches_larger_than_the_scratch_memory_encode_in_waves(monkeypatch):
 
 @pytest.fixture
 def device(monkeypatch):
-    shim = ShimDevice(1, 7)
-    monkeypatch.setattr(devices, "find", lambda index: shim)
     monkeypatch.setattr(cuda, "FIT_THREADS", 64)  # of which the shim makes fibers; any number does
-    return shim
+    return cuda_shim.install(monkeypatch)
 
 
 def letters(n: int, seed: int = 0) -> np.ndarray:

@@ -18,7 +18,7 @@ from cuda_shim import ORDERS, ShimDevice
 import gpucodec
 import gpucodec.cuda
 from gpucodec import CorruptionError, ErrorBound, QuantizeConfig, TruncatedError
-from gpucodec.cuda import device as devices, quantize as launches
+from gpucodec.cuda import quantize as launches
 from gpucodec.dtypes import from_numpy
 from gpucodec.kernels import cuda, quantcuda, quantspec
 from gpucodec.quant import frame as quantframe
@@ -35,9 +35,7 @@ SPECIALS = (np.nan, np.inf, -np.inf, 0, -0.0, 1e-39, -1e-42, 6e-8, 3e38, -3e38, 
 
 @pytest.fixture
 def device(monkeypatch):
-    shim = ShimDevice(2, 9)
-    monkeypatch.setattr(devices, "find", lambda index: shim)
-    return shim
+    return cuda_shim.install(monkeypatch, 2, 9)
 
 
 def values(rng, n: int, dtype, special: float = 0.03) -> np.ndarray:

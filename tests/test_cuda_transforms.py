@@ -17,7 +17,7 @@ from test_transforms import hidden, pruned
 
 import gpucodec
 from gpucodec import TensorConfig, cpu, frame as container
-from gpucodec.cuda import batch, device as devices, encoding, fitting
+from gpucodec.cuda import batch, encoding, fitting
 from gpucodec.dtypes import BY_NAME
 from gpucodec.kernels import cuda, predictor, predictor_fit, spec
 
@@ -71,10 +71,8 @@ def judge(device: ShimDevice, items, config) -> set[int]:
 
 @pytest.fixture
 def device(monkeypatch):
-    shim = ShimDevice(1, 7)
-    monkeypatch.setattr(devices, "find", lambda index: shim)
     monkeypatch.setattr(cuda, "FIT_THREADS", 64)  # of which the shim makes fibers; any number does
-    return shim
+    return cuda_shim.install(monkeypatch)
 
 
 @pytest.mark.parametrize(

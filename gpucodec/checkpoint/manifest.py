@@ -16,7 +16,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..dtypes import BY_NAME
-from ..errors import CorruptionError, TruncatedError, UnsupportedError
+from ..errors import MALFORMED, CorruptionError, TruncatedError, UnsupportedError
 from . import codecs, grid, rounding
 
 if TYPE_CHECKING:
@@ -238,14 +238,7 @@ def parse(data: bytes, where: str) -> Manifest:
         arrays = _arrays(content["arrays"])
         tensors = {name: _tensor(name, one) for name, one in content["tensors"].items()}
         manifest = Manifest(content["structure"], tensors, arrays, dict(content["extra"]))
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+    except MALFORMED as error:
         if isinstance(error, (CorruptionError, UnsupportedError)):
             raise
         raise CorruptionError(f"{where} is not as manifests are: {error!r}") from error

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..dtypes import BY_NAME
-from ..errors import CorruptionError
+from ..errors import MALFORMED, CorruptionError
 from .leaves import Leaf, is_torch, leaf, torch_module
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _unflatten(node: Any, tensor: Callable[[str], Any]) -> Any:
             if read is not None:
                 try:
                     return read(value)
-                except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+                except MALFORMED as error:
                     raise CorruptionError(f"the structure has a bad {kind}: {error}") from error
     raise CorruptionError(f"the structure is not valid at {str(node)[:80]}")
 

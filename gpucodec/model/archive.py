@@ -49,7 +49,7 @@ def config(kept: Mapping[str, bytes], group: str) -> dict[str, Any]:
     """The archive's description of its "weights" or "constants", by name."""
     try:
         found = json.loads(kept[TENSORS[group]])["config"]
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise CorruptionError(f"the archive's list of {group} does not read: {error!r}") from error
     if not isinstance(found, dict):
         raise CorruptionError(f"the archive's list of {group} is a {type(found).__name__}")

@@ -100,7 +100,7 @@ def load_program(url: Any) -> Any:
         text = json.loads(bytes(state[GRAPH]))
         kept = {str(name): str(one).encode() for name, one in text.items()}
         tensors = {group: dict(state[group]) for group in (WEIGHTS, CONSTANTS)}
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CorruptionError(f"{url} is not as models are stored: {error!r}") from error
     for name, one in archive.config(kept, WEIGHTS).items():
         if name in tensors[WEIGHTS]:

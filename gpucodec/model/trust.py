@@ -13,7 +13,7 @@ import re
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import CorruptionError, UnsupportedError
+from ..errors import MALFORMED, CorruptionError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -128,14 +128,7 @@ def check(text: bytes) -> None:
             if entry["fqn"]:
                 raise UnsupportedError(f"the graph keeps a call of {entry['fqn']!r}")
         _walk(content, "")
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+    except MALFORMED as error:
         if isinstance(error, (UnsupportedError, CorruptionError)):
             raise
         raise CorruptionError(f"the graph is not as torch.export writes it: {error!r}") from error

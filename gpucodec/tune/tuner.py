@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..config import DEFAULT_CONFIG, TensorConfig
+from ..errors import MALFORMED
 from .estimate import expected, posterior
 from .history import LOADING, SAMPLE, Family
 from .objective import DEFAULT, Objective, key
@@ -82,7 +83,7 @@ class Tuner:
         try:
             families = {str(name): Family.from_json(one) for name, one in known["families"].items()}
             rounds = int(known["rounds"])
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        except MALFORMED:
             return
         self._families, self.rounds = families, rounds
 
